@@ -1,0 +1,14 @@
+"""Errors that are the user's to mend."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """A mistake outside the program: one line, exit code 2, no traceback.
+
+    The message says what was expected, what was found, where, and the command
+    or change that mends it.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(' '.join(message.split()))

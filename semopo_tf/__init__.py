@@ -1,0 +1,1 @@
+"""SeMOPO (Wan et al., ICML 2024) and the methods it is compared with."""
