@@ -1,0 +1,287 @@
+"""The ensemble RSSM: a recurrent state-space model with K prior heads.
+
+Spec section 2 ("Ensemble RSSM") and 3 (its KL term). One trunk (input layer
+and GRU) is shared; the K heads predict the next stochastic state from the same
+deterministic one, and their spread is the model's uncertainty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dreamerv2_base.distributions import DiagonalNormal, OneHot
+from dreamerv2_base.errors import UserError
+from dreamerv2_base.loops import scan
+from dreamerv2_base.nets import Dense, GRUCell, Scope, activation
+from dreamerv2_base.noise import Draws
+from dreamerv2_base.tf import tf
+
+# Keys: 'stoch' [..., S, C] or [..., S], 'deter' [..., D], and the statistics
+# 'logit' [..., S, C] or 'mean', 'std' [..., S] (float32).
+State = dict[str, tf.Tensor]
+
+STD_ACTIVATIONS = {
+    'softplus': tf.nn.softplus,
+    'sigmoid': tf.sigmoid,
+    'sigmoid2': lambda raw: 2 * tf.sigmoid(raw / 2),
+}
+
+
+class EnsembleRSSM(tf.Module):
+    """RSSM whose prior is a uniform ensemble of K heads.
+
+    At every prior step one member index is drawn uniformly for the whole
+    batch, and that member's statistics are the prior.
+    """
+
+    def __init__(self, scope: Scope, action_size: int, embed_size: int,
+                 ensemble: int, stoch: int, deter: int, hidden: int,
+                 discrete: int, act: str = 'elu', norm: str = 'none',
+                 std_act: str = 'sigmoid2', min_std: float = 0.1,
+                 loop: str = 'while'):
+        super().__init__()
+        if norm != 'none' or std_act not in STD_ACTIVATIONS:
+            raise UserError(
+                f"rssm: expected norm 'none' and std_act one of "
+                f'{sorted(STD_ACTIVATIONS)}, found {norm!r} and {std_act!r}; '
+                'set --rssm.norm none --rssm.std_act sigmoid2')
+        self.ensemble, self.stoch, self.deter = ensemble, stoch, deter
+        self.discrete, self.dtype = discrete, scope.dtype
+        self.stoch_flat = stoch * (discrete or 1)
+        self.feat_size = self.stoch_flat + deter
+        self._act = activation(act)
+        self._std_act, self._min_std = STD_ACTIVATIONS[std_act], min_std
+        self._loop = loop
+        stats = stoch * discrete if discrete else 2 * stoch
+        self._img_in = Dense(
+            scope / 'img_in', self.stoch_flat + action_size, hidden)
+        self._gru = GRUCell(scope / 'gru', hidden, deter)
+        self._img_out = [Dense(scope / f'img_out_{k}', deter, hidden)
+                         for k in range(ensemble)]
+        self._img_dist = [Dense(scope / f'img_dist_{k}', hidden, stats)
+                          for k in range(ensemble)]
+        self._obs_out = Dense(scope / 'obs_out', deter + embed_size, hidden)
+        self._obs_dist = Dense(scope / 'obs_dist', hidden, stats)
+
+    # States and their distributions.
+
+    def initial(self, batch: int) -> State:
+        """The zero state of `batch` sequences."""
+        shape = (batch, self.stoch, *self._classes)
+        state = {'deter': tf.zeros((batch, self.deter), self.dtype),
+                 'stoch': tf.zeros(shape, self.dtype)}
+        if self.discrete:
+            return {**state, 'logit': tf.zeros(shape)}
+        return {**state, 'mean': tf.zeros(shape), 'std': tf.zeros(shape)}
+
+    def get_feat(self, state: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """[stoch flattened, deter], shape [..., feat_size]."""
+        flat = self._flat(state['stoch'])
+        return tf.concat([flat, state['deter']], -1)
+
+    def get_dist(self, state: Mapping[str, tf.Tensor]):
+        """The distribution of `stoch` given the statistics in `state`."""
+        if self.discrete:
+            return OneHot(tf.cast(state['logit'], tf.float32))
+        return DiagonalNormal(tf.cast(state['mean'], tf.float32),
+                              tf.cast(state['std'], tf.float32))
+
+    def sample(self, stats: Mapping[str, tf.Tensor],
+               noise: tf.Tensor | None) -> tf.Tensor:
+        """A draw of `stoch`; the mode where `noise` is None."""
+        dist = self.get_dist(stats)
+        value = dist.mode() if noise is None else dist.sample(noise)
+        return tf.cast(value, self.dtype)
+
+    def noise(self, draws: Draws, site: str, lead: tuple) -> tf.Tensor:
+        """The random numbers behind latent samples of shape `lead`."""
+        shape = (*lead, self.stoch, *self._classes)
+        if self.discrete:
+            return draws.uniform(site, shape)
+        return draws.normal(site, shape)
+
+    # Filtering.
+
+    def observe(self, embed: tf.Tensor, action: tf.Tensor,
+                is_first: tf.Tensor, draws: Draws,
+                state: State | None = None, sample: bool = True,
+                ) -> tuple[State, State]:
+        """Filter a sequence: posterior and prior states, [B, T, ...].
+
+        Args:
+          embed: [B, T, E] embeddings of the observations.
+          action: [B, T, A], the action that led to each observation.
+          is_first: [B, T]; where True, the previous state and action are 0.
+          draws: sites 'posterior' [T, B, S, (C)] and 'index' [T].
+          state: state before the first observation, [B, ...].
+          sample: False takes the posterior's mode.
+
+        The prior holds statistics and 'deter' only: its samples are not used
+        in filtering (`sample` makes them where they are wanted).
+        """
+        batch, length = embed.shape[0], embed.shape[1]
+        state = self.initial(batch) if state is None else state
+        keep = 1.0 - tf.cast(is_first, self.dtype)[..., None]
+        action = tf.cast(action, self.dtype) * keep
+        # The parts of both input layers that do not depend on the state.
+        from_action = self._part(self._img_in, action, self.stoch_flat)
+        from_embed = self._part(self._obs_out, embed, self.deter)
+        inputs = [_time_major(x) for x in (from_action, from_embed, keep)]
+        if sample:
+            inputs.append(self.noise(draws, 'posterior', (length, batch)))
+
+        def step(carry, now):
+            stoch, deter = carry
+            from_action, from_embed, keep, *noise = now
+            stoch = self._flat(stoch) * keep
+            deter = self._recur(stoch, deter * keep, from_action)
+            hidden = self._act(
+                self._head_part(self._obs_out, deter) + from_embed)
+            stats = self._stats(self._obs_dist(hidden))
+            stoch = self.sample(
+                self._named(stats), noise[0] if noise else None)
+            return (stoch, deter), (stoch, deter, *stats)
+
+        _, out = scan(step, (state['stoch'], state['deter']), tuple(inputs),
+                      length, self._loop)
+        post = {'stoch': out[0], 'deter': out[1], **self._named(out[2:])}
+        index = draws.integers('index', (length,), self.ensemble)
+        prior = {'deter': out[1], **self.member_stats(out[1], index)}
+        return ({k: _time_major(v) for k, v in post.items()},
+                {k: _time_major(v) for k, v in prior.items()})
+
+    # Prediction.
+
+    def img_step(self, state: Mapping[str, tf.Tensor], action: tf.Tensor,
+                 index: tf.Tensor, noise: tf.Tensor | None) -> State:
+        """One prior step with member `index` [] of the ensemble, [N, ...]."""
+        from_action = self._part(self._img_in, action, self.stoch_flat)
+        deter = self._recur(
+            self._flat(state['stoch']), state['deter'], from_action)
+        stats = {k: v[0] for k, v in self.member_stats(
+            deter[None], index[None]).items()}
+        stoch = self.sample(stats, noise)
+        return {'stoch': stoch, 'deter': deter, **stats}
+
+    def imagine(self, action: tf.Tensor, state: State, draws: Draws) -> State:
+        """Open loop: states [B, T, ...] that follow actions [B, T, A].
+
+        Draw sites: 'index' [T], 'prior' [T, B, S, (C)].
+        """
+        batch, length = action.shape[0], action.shape[1]
+        index = draws.integers('index', (length,), self.ensemble)
+        noise = self.noise(draws, 'prior', (length, batch))
+        steps = []
+        for t in range(length):
+            state = self.img_step(state, action[:, t], index[t], noise[t])
+            steps.append(state)
+        return {key: tf.stack([s[key] for s in steps], 1) for key in state}
+
+    def member_stats(self, deter: tf.Tensor, index: tf.Tensor) -> State:
+        """Prior statistics by one member per leading row.
+
+        deter [L, N, D], index [L] -> statistics [L, N, S, (C)].
+        """
+        hidden = self._act(_by_member(self._img_out, deter, index, self.dtype))
+        out = _by_member(self._img_dist, hidden, index, self.dtype)
+        return self._named(self._stats(out))
+
+    def ensemble_stats(self, deter: tf.Tensor) -> State:
+        """Prior statistics by all K members: [..., D] -> [K, ..., S, (C)]."""
+        lead = tf.shape(deter)[:-1]
+        flat = tf.reshape(deter, (1, -1, deter.shape[-1]))
+        flat = tf.repeat(flat, self.ensemble, 0)
+        stats = self.member_stats(flat, tf.range(self.ensemble))
+        static = deter.shape[:-1]
+        shaped = {}
+        for key, value in stats.items():
+            rest = value.shape[2:]
+            value = tf.reshape(
+                value, tf.concat([[self.ensemble], lead, rest], 0))
+            shaped[key] = tf.ensure_shape(
+                value, (self.ensemble, *static, *rest))
+        return shaped
+
+    # The KL term.
+
+    def kl_loss(self, post: State, prior: State, forward: bool = False,
+                balance: float = 0.8, free: float = 1.0,
+                free_avg: bool = True) -> tuple[tf.Tensor, tf.Tensor]:
+        """Balanced KL with free nats. Spec section 3.
+
+        L = (1−b) max(mean KL(q ‖ sg p), free) + b max(mean KL(sg q ‖ p),
+        free), the mean over batch and time taken before the max (`free_avg`).
+
+        Returns: the loss [] and KL(q ‖ p) per element [B, T].
+        """
+        q, p = self.get_dist(post), self.get_dist(prior)
+
+        def clipped(value):
+            if free_avg:
+                return tf.maximum(tf.reduce_mean(value), free)
+            return tf.reduce_mean(tf.maximum(value, free))
+
+        if forward:
+            train_post, train_prior = p.stopped().kl(q), p.kl(q.stopped())
+        else:
+            train_post, train_prior = q.kl(p.stopped()), q.stopped().kl(p)
+        loss = ((1 - balance) * clipped(train_post)
+                + balance * clipped(train_prior))
+        return loss, train_post
+
+    # Pieces.
+
+    @property
+    def _classes(self) -> tuple[int, ...]:
+        return (self.discrete,) if self.discrete else ()
+
+    def _flat(self, stoch: tf.Tensor) -> tf.Tensor:
+        if not self.discrete:
+            return stoch
+        shape = tf.concat([tf.shape(stoch)[:-2], [self.stoch_flat]], 0)
+        flat = tf.reshape(stoch, shape)
+        return tf.ensure_shape(flat, (*stoch.shape[:-2], self.stoch_flat))
+
+    def _recur(self, stoch, deter, from_action):
+        hidden = self._act(self._head_part(self._img_in, stoch) + from_action)
+        return self._gru(hidden, deter)
+
+    def _part(self, layer: Dense, x: tf.Tensor, offset: int) -> tf.Tensor:
+        """The tail of a concatenated input through `layer`, with bias."""
+        kernel = tf.cast(layer.kernel[offset:], self.dtype)
+        bias = tf.cast(layer.bias, self.dtype)
+        return tf.matmul(tf.cast(x, self.dtype), kernel) + bias
+
+    def _head_part(self, layer: Dense, x: tf.Tensor) -> tf.Tensor:
+        """The head of a concatenated input through `layer`, without bias."""
+        kernel = tf.cast(layer.kernel[:x.shape[-1]], self.dtype)
+        return tf.matmul(x, kernel)
+
+    def _stats(self, x: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        x = tf.cast(x, tf.float32)
+        if self.discrete:
+            shape = tf.concat(
+                [tf.shape(x)[:-1], [self.stoch, self.discrete]], 0)
+            logit = tf.reshape(x, shape)
+            return (tf.ensure_shape(
+                logit, (*x.shape[:-1], self.stoch, self.discrete)),)
+        mean, raw = tf.split(x, 2, -1)
+        return mean, self._std_act(raw) + self._min_std
+
+    def _named(self, stats) -> State:
+        names = ('logit',) if self.discrete else ('mean', 'std')
+        return dict(zip(names, stats, strict=True))
+
+
+def _by_member(layers, x: tf.Tensor, index: tf.Tensor,
+               dtype: tf.DType) -> tf.Tensor:
+    """Row l of x [L, N, I] through layer index[l], as one product."""
+    kernels = tf.cast(tf.stack([layer.kernel for layer in layers]), dtype)
+    biases = tf.cast(tf.stack([layer.bias for layer in layers]), dtype)
+    product = tf.matmul(x, tf.gather(kernels, index))
+    return product + tf.gather(biases, index)[:, None]
+
+
+def _time_major(x: tf.Tensor) -> tf.Tensor:
+    """Swap the first two axes."""
+    return tf.transpose(x, [1, 0, *range(2, len(x.shape))])

@@ -1,0 +1,79 @@
+"""The one import of TensorFlow: `from dreamerv2_base.tf import tf`.
+
+TensorFlow and Mesa's software renderer each carry an LLVM. Loaded into one
+process in the wrong order, the symbols of one are bound to the other and the
+first convolution or rendered frame ends in a segmentation fault. Binding
+TensorFlow's libraries to their own symbols (RTLD_DEEPBIND) makes any order
+safe. `tests/test_tf.py` holds that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import tempfile
+
+# Keras 3 variables are invisible to tf.Module; TFP needs the legacy package.
+os.environ.setdefault('TF_USE_LEGACY_KERAS', '1')
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+
+# What every TensorFlow 2.19 prints at import and at the first look for a GPU,
+# whether or not there is one. Anything else it prints is passed on.
+_KNOWN_NOISE = re.compile(
+    r'Unable to register cu\w+ factory|computation placer already registered'
+    r'|before absl::InitializeLog|failed call to cuInit')
+
+
+@contextlib.contextmanager
+def _quiet_start():
+    flags, real = sys.getdlopenflags(), os.dup(2)
+    sys.setdlopenflags(os.RTLD_NOW | os.RTLD_DEEPBIND)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.setdlopenflags(flags)
+            os.dup2(real, 2)
+            os.close(real)
+            log.seek(0)
+            for line in log.read().decode(errors='replace').splitlines():
+                if not _KNOWN_NOISE.search(line):
+                    print(line, file=sys.stderr)
+
+
+with _quiet_start():
+    import tensorflow as tf
+    tf.config.list_physical_devices()
+
+__all__ = ['compute_dtype', 'prepare_devices', 'tf']
+
+_COMPUTE = {'32': 'float32', '16': 'float16', 'bf16': 'bfloat16'}
+
+
+def compute_dtype(precision: str | int) -> tf.DType:
+    """dtype of activations for `precision` 32, 16 or bf16.
+
+    Variables are float32 always; distributions and losses too.
+    """
+    return tf.as_dtype(_COMPUTE[str(precision)])
+
+
+def prepare_devices(deterministic: bool = True) -> list[str]:
+    """Let GPU memory grow on demand, pin op order; name the devices.
+
+    Must be called before the first operation. Not claimed beyond what was run:
+    the GPU branch was never executed by the authors of this file.
+    """
+    devices = tf.config.list_physical_devices('GPU')
+    for device in devices:
+        tf.config.experimental.set_memory_growth(device, True)
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+    names = []
+    for device in devices:
+        details = tf.config.experimental.get_device_details(device)
+        names.append(details.get('device_name', device.name))
+    return names

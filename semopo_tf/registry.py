@@ -1,0 +1,27 @@
+"""Names of the methods and where their classes live.
+
+Adding a method: one file, one preset in configs.yaml, one row here.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+# name: (module, class)
+METHODS: dict[str, tuple[str, str]] = {
+    'semopo': ('semopo_tf.offline_methods', 'SeMOPO'),
+    'offline_dv2': ('semopo_tf.baselines.offline_dv2', 'OfflineDV2'),
+}
+
+
+def method_name(config) -> str:
+    """The method a configuration asks for; `auto` goes by separate_wm."""
+    if config.method != 'auto':
+        return config.method
+    return 'semopo' if config.separate_wm else 'offline_dv2'
+
+
+def method_class(config) -> type:
+    """The class of a configuration's method (imports TensorFlow)."""
+    module, name = METHODS[method_name(config)]
+    return getattr(importlib.import_module(module), name)
