@@ -64,7 +64,12 @@ class OneHot:
         return hot + probs - tf.stop_gradient(probs)
 
     def log_prob(self, value: tf.Tensor) -> tf.Tensor:
-        """Sum over the S categoricals, [...]."""
+        """Sum over the S categoricals, [...].
+
+        No gradient reaches `value`: the class that was drawn is a fact (this
+        is what the published computation does too, unlike for normals).
+        """
+        value = tf.stop_gradient(value)
         return tf.reduce_sum(value * self.log_probs, [-2, -1])
 
     def entropy(self) -> tf.Tensor:

@@ -63,9 +63,9 @@ class PenalizedAgent(Agent):
         lambda_ = tf.identity(self.lambda_)
         outputs, metrics = super().agent_train(batch, draws)
         cost = lambda_ * tf.reduce_mean(outputs['penalty'])
-        metrics.update({'lambda': lambda_, 'penalty_mean': cost})
         if self.config.offline_tune_lmbd:
             # Moves the mean penalty λu towards the target.
             excess = cost - float(self.config.offline_lmbd_cons)
             self._lambda_opt.apply({'log_lambda': excess})
+        metrics.update({'lambda': self.lambda_, 'penalty_mean': cost})
         return outputs, metrics

@@ -204,7 +204,8 @@ class SeparatedWorldModel(WorldModel):
             return {}
         dist = self.exo_heads['reward'](self._reach('reward', feat))
         likelihood = tf.reduce_mean(dist.log_prob(data['reward']))
-        metrics['disen/disen_reward_loss'] = -likelihood
+        # Divided by its weight as in the released log, where it is −inf at 0.
+        metrics['disen/disen_reward_loss'] = likelihood / weight
         return {'reward': weight * likelihood}
 
     # What a person looks at.

@@ -1,0 +1,162 @@
+"""Checkpoints: a folder each, complete or absent.
+
+A checkpoint is written to a temporary folder, flushed to disk, renamed, and
+only then marked with an empty file `done`. A crash at any moment leaves the
+previous one untouched. Arrays are stored by name without pickling.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamerv2_base.errors import UserError
+
+FORMAT = 1
+
+
+class Checkpoints:
+    """The checkpoints of one run folder, `ckpt/<position>/`.
+
+    Args:
+      folder: where they lie.
+      keep: how many of the newest stay; pinned ones (`save(pin=True)`) always.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2):
+        self.folder, self._keep = Path(folder), keep
+
+    def positions(self) -> list[int]:
+        """Positions of complete checkpoints, ascending."""
+        return sorted(int(path.parent.name)
+                      for path in self.folder.glob('*/done')
+                      if path.parent.name.isdigit())
+
+    def save(self, position: int, arrays: Mapping[str, np.ndarray],
+             state: Mapping[str, Any], pin: bool = False) -> Path:
+        """Write a checkpoint and remove old ones.
+
+        `position` counts all updates of the run; `state` is anything JSON
+        holds. Raises UserError when the disk is full (older checkpoints
+        stay).
+        """
+        target = self.folder / f'{position:09d}'
+        partial = self.folder / f'.partial-{position:09d}'
+        if (target / 'done').exists():
+            return target  # runs repeat exactly: it holds the same
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            _write_arrays(partial / 'arrays.npz', arrays)
+            text = json.dumps({'format': FORMAT, 'pinned': pin, **state},
+                              indent=1, sort_keys=True)
+            _write_bytes(partial / 'state.json', text.encode())
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(partial, target)
+            _write_bytes(target / 'done', b'')
+            _sync_folder(self.folder)
+        except OSError as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            size = sum(array.nbytes for array in arrays.values()) / 2 ** 20
+            raise UserError(
+                f'{self.folder}: expected {size:.0f} MiB for a checkpoint, '
+                'found the disk full; free space and give the same command '
+                'again: it resumes from the last complete checkpoint'
+            ) from None
+        self._remove_old()
+        return target
+
+    def load(self, position: int | None = None,
+             ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays and state of a checkpoint, by default the newest.
+
+        Raises UserError when there is none or it cannot be read.
+        """
+        found = self.positions()
+        if not found or (position is not None and position not in found):
+            raise UserError(
+                f'{self.folder}: expected a complete checkpoint, found '
+                f'{found or "none"}; train first: run.py train')
+        position = found[-1] if position is None else position
+        path = self.folder / f'{position:09d}'
+        try:
+            with np.load(path / 'arrays.npz', allow_pickle=False) as file:
+                arrays = {key: file[key] for key in file.files}
+            state = json.loads((path / 'state.json').read_text())
+        except (OSError, ValueError, EOFError, KeyError) as error:
+            raise UserError(
+                f'{path}: expected a readable checkpoint, found {error}; '
+                'delete this folder to resume from the one before') from None
+        if state.get('format') != FORMAT:
+            raise UserError(
+                f'{path}: expected checkpoint format {FORMAT}, found '
+                f'{state.get("format")}; use the version that wrote it')
+        return arrays, state
+
+    def _remove_old(self) -> None:
+        free = []
+        for position in self.positions():
+            path = self.folder / f'{position:09d}'
+            state = json.loads((path / 'state.json').read_text())
+            if not state['pinned']:
+                free.append(path)
+        for path in free[:-self._keep]:
+            (path / 'done').unlink()
+            shutil.rmtree(path)
+        for path in self.folder.iterdir():
+            if path.name.isdigit() and not (path / 'done').exists():
+                shutil.rmtree(path)
+
+
+def restore(variables: Mapping[str, Any], arrays: Mapping[str, np.ndarray],
+            where: str) -> None:
+    """Assign arrays to variables by name; both must match exactly.
+
+    Raises UserError naming what is missing, left over or of another shape.
+    """
+    missing = sorted(set(variables) - set(arrays))
+    extra = sorted(set(arrays) - set(variables))
+    if missing or extra:
+        raise UserError(
+            f'{where}: expected {len(variables)} arrays, found {len(arrays)}; '
+            f'missing {missing[:3]}, left over {extra[:3]}; the checkpoint '
+            'belongs to another configuration')
+    for name, variable in variables.items():
+        if tuple(variable.shape) != arrays[name].shape:
+            raise UserError(
+                f'{where}: {name}: expected shape {tuple(variable.shape)}, '
+                f'found {arrays[name].shape}; the checkpoint belongs to '
+                'another configuration')
+    for name, variable in variables.items():
+        variable.assign(arrays[name])
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    with path.open('wb') as file:
+        np.savez(file, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    with path.open('wb') as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

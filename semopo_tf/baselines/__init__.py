@@ -1,0 +1,1 @@
+"""The methods that the paper compares SeMOPO with: a file each."""

@@ -1,0 +1,21 @@
+"""Offline DV2: DreamerV2 with a penalised reward, one stream.
+
+Spec of the baselines, section 1. It is SeMOPO's code with `separate_wm`
+False: the same two phases, penalty and policy learning.
+"""
+
+from __future__ import annotations
+
+from dreamerv2_base.errors import UserError
+from semopo_tf.offline_methods import SeMOPO
+
+
+class OfflineDV2(SeMOPO):
+    """One world model for everything that is seen."""
+
+    def __init__(self, config, store=None, action_size: int | None = None):
+        if config.separate_wm:
+            raise UserError(
+                'method offline_dv2: expected separate_wm False, found True; '
+                'give --configs offline_dv2')
+        super().__init__(config, store, action_size)

@@ -1,0 +1,77 @@
+"""Evaluating a policy in the environment of its configuration."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dreamerv2_base.envs.rollout import Rollout
+from semopo_tf.environments import env_spec_from, make_env
+from semopo_tf.method import Method
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Rows of the evaluated episodes and a film of the first one."""
+
+    episodes: list[dict[str, Any]]
+    frames: np.ndarray | None
+
+
+class Evaluator:
+    """Runs policies in child processes, one batched policy call per step.
+
+    Started at the first use; `close()` (or a with-block) ends the processes.
+    """
+
+    def __init__(self, config):
+        self._config = config
+        self._rollout: Rollout | None = None
+
+    def run(self, method: Method, episodes: int, key: int,
+            ) -> Evaluation:
+        """Evaluate `episodes` episodes. The result depends on the weights
+        and on `key` alone, not on the number of processes."""
+        if self._rollout is None:
+            factory = functools.partial(
+                make_env, env_spec_from(self._config))
+            self._rollout = Rollout(
+                factory, self._config.eval_envs, self._config.eval_workers)
+        policy = _Keyed(method, key)
+        found = self._rollout.run(
+            policy, episodes, seed=key % 2 ** 31, keep=('image',))
+        rows = [{'return': float(e.total), 'length': int(e.length),
+                 'background': e.background, 'attempts': int(e.attempts)}
+                for e in found]
+        frames = found[0].arrays.get('image') if found else None
+        return Evaluation(rows, frames)
+
+    def close(self) -> None:
+        if self._rollout is not None:
+            self._rollout.close()
+            self._rollout = None
+
+    def __enter__(self) -> Evaluator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Keyed:
+    """A policy whose draws differ between the waves of one evaluation."""
+
+    def __init__(self, method: Method, key: int):
+        self._method, self._key, self._waves = method, key, 0
+
+    def __call__(self, observation: Mapping[str, np.ndarray], state: Any,
+                 ) -> tuple[np.ndarray, Any]:
+        if state is None:
+            self._waves += 1
+        # Far enough apart that no two waves share a draw.
+        key = (self._key + self._waves * 2 ** 32) % 2 ** 63
+        return self._method.policy(observation, state, key)

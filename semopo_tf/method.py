@@ -1,0 +1,81 @@
+"""What the loop knows of a method: phases, a policy, variables, pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+Batch = Mapping[str, np.ndarray]
+Metrics = dict[str, float]
+
+
+class BatchSource(Protocol):
+    """Batches by update number: a pure function of (seed, phase, update)."""
+
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        """The batch of one update (NumPy arrays, images uint8)."""
+
+    def describe(self) -> dict[str, Any]:
+        """Counts for the log: episodes loaded, reachable, dropped, …"""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of training.
+
+    Attributes:
+      name: as in the run folder's records (`model`, `agent`, `train`).
+      updates: how many calls of `train`.
+      train: one update, `train(batch, step) -> metrics` (scalar tensors or
+        floats). `batch` is None when `source` is.
+      source: makes the batch source from the episode store; None if the
+        method draws its own data.
+      evaluate_every: evaluate before each block of so many updates; 0 never.
+      video_every: reconstruction videos every so many updates; 0 never.
+      start: called once before update 0 (not on resume).
+      finish: called once after the last update (not on resume past it).
+    """
+
+    name: str
+    updates: int
+    train: Callable[[Batch | None, int], Mapping[str, Any]]
+    source: Callable[[Any], BatchSource] | None
+    evaluate_every: int = 0
+    video_every: int = 0
+    start: Callable[[], None] | None = None
+    finish: Callable[[], None] | None = None
+
+
+class Method(Protocol):
+    """A way of learning a policy from a folder of episodes.
+
+    Constructed as `Method(config, store)`, where `store` is an EpisodeStore
+    or, for evaluating a finished run, None with `action_size` given:
+    `Method(config, None, action_size=A)`.
+    """
+
+    def phases(self) -> Sequence[Phase]:
+        """The phases, in order."""
+
+    def policy(self, observation: Batch, state: Any, key: int,
+               ) -> tuple[np.ndarray, Any]:
+        """Actions [N, A] for a batch of observations of N environments.
+
+        `state` is None at the first step; `key` fixes the random draws of a
+        whole rollout.
+        """
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything a resumed run needs, by name."""
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        """Restore `state()`. Raises UserError on a missing or odd entry."""
+
+    def parameters(self) -> dict[str, int]:
+        """Number of weights per module."""
+
+    def videos(self, batch: Batch, key: int) -> dict[str, np.ndarray]:
+        """Pictures of what was learned: {name: float [T, h, w, C] in 0…1}."""

@@ -1,0 +1,268 @@
+"""The loop that every method shares: phases, records, evaluation, resume.
+
+Batch i of a phase, the draws of update i and evaluation k are pure functions
+of the seed, so a checkpoint holds weights, counters and the rows written so
+far, and a resumed run goes on with the same numbers.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dreamerv2_base.errors import UserError
+from dreamerv2_base.logger import progress
+from dreamerv2_base.noise import fold
+from dreamerv2_base.replay import Prefetcher
+from semopo_tf.evaluation import Evaluator
+from semopo_tf.method import Method, Phase
+from semopo_tf.run_folder import RunFolder
+
+
+class Interrupted(Exception):
+    """The user asked to stop; everything is saved."""
+
+
+class NotFinite(Exception):
+    """A loss became NaN or infinite; see the folder `failure`."""
+
+
+@dataclass
+class Position:
+    """Where a run stands: phase, updates done in it, and open records."""
+
+    phase: int = 0
+    step: int = 0
+    evaluated: int = -1        # step of the last evaluation in this phase
+    finished: bool = False
+    pending: dict[str, list[float]] = field(default_factory=dict)
+
+    def as_state(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+class Loop:
+    """Trains a method through its phases in a run folder."""
+
+    def __init__(self, config, method: Method, store, run: RunFolder,
+                 evaluator: Evaluator):
+        self.config, self.method, self.store = config, method, store
+        self.run, self.evaluator = run, evaluator
+        self.phases = list(method.phases())
+        self.at = Position()
+        self._block: list[Mapping[str, Any]] = []
+        self._stop = False
+        self._seconds = 0.0
+
+    def train(self) -> None:
+        """Run (or go on) until the final evaluation is done.
+
+        Raises Interrupted after SIGINT or SIGTERM, NotFinite when a loss is
+        not finite; in both cases a checkpoint has been written.
+        """
+        self._resume()
+        previous = [signal.signal(s, self._on_signal)
+                    for s in (signal.SIGINT, signal.SIGTERM)]
+        try:
+            while self.at.phase < len(self.phases):
+                self._run_phase(self.phases[self.at.phase])
+                self.at = Position(self.at.phase + 1)
+                self._save(pin=True)
+            self._evaluate_final()
+        finally:
+            for number, handler in zip((signal.SIGINT, signal.SIGTERM),
+                                       previous, strict=True):
+                signal.signal(number, handler)
+
+    # One phase.
+
+    def _run_phase(self, phase: Phase) -> None:
+        if self.at.step == 0 and self.at.evaluated < 0 and phase.start:
+            phase.start()
+        source = phase.source(self.store) if phase.source else None
+        if source is not None:
+            self.run.write(f'sampling_{phase.name}.json', source.describe())
+        batches = (Prefetcher(source, self.at.step, phase.updates)
+                   if source is not None else None)
+        bar = progress(phase.updates, self.at.step, phase.name)
+        try:
+            self._updates(phase, source, batches, bar)
+        finally:
+            bar.close()
+            if batches is not None:
+                batches.close()
+        if phase.finish:
+            phase.finish()
+
+    def _updates(self, phase, source, batches, bar):
+        started, done = time.monotonic(), 0
+        while self.at.step < phase.updates:
+            self._before_update(phase, source)
+            if self._stop:
+                self._save()
+                raise Interrupted
+            batch = batches.next()[1] if batches is not None else None
+            self._block.append(phase.train(batch, self.at.step))
+            self.at.step += 1
+            done += 1
+            bar.update(1)
+            if self.at.step % self.config.log_updates == 0 or (
+                    self.at.step == phase.updates):
+                self._log_block(phase, bar)
+                seconds = time.monotonic() - started
+                wait = batches.wait_share if batches is not None else 0.0
+                self._log_timing(phase, done, seconds, wait)
+                started, done = time.monotonic(), 0
+            if self.at.step % self.config.save_updates == 0:
+                self._save()
+
+    def _before_update(self, phase: Phase, source) -> None:
+        step = self.at.step
+        if (phase.evaluate_every and step % phase.evaluate_every == 0
+                and self.at.evaluated < step):
+            self._evaluate(phase.name, step, self.config.eval_eps)
+            self.at.evaluated = step
+            self._save()
+        if (phase.video_every and source is not None and step
+                and step % phase.video_every == 0):
+            self._videos(phase, source, step)
+
+    # Records.
+
+    def _log_block(self, phase: Phase, bar) -> None:
+        pending = self._collect()
+        self.at.pending, self._block = {}, []
+        self._check_finite(phase, pending)
+        means = {name: float(np.mean(values))
+                 for name, values in pending.items()}
+        self.run.logger.scalars(phase.name, self.at.step, means)
+        bar.show(means)
+
+    def _collect(self) -> dict[str, list[float]]:
+        """The open block's metrics as floats, those of before first."""
+        pending = {name: list(v) for name, v in self.at.pending.items()}
+        for metrics in self._block:
+            for name, value in metrics.items():
+                pending.setdefault(name, []).append(float(value))
+        return pending
+
+    def _check_finite(self, phase, pending) -> None:
+        for name, values in pending.items():
+            bad = [i for i, value in enumerate(values)
+                   if not np.isfinite(value)]
+            if not name.endswith('loss') or not bad:
+                continue
+            step = self.at.step - len(values) + bad[0]
+            self._save_failure(phase, name, step)
+            raise NotFinite(
+                f'{name} is not finite at update {step} of phase '
+                f'{phase.name}; weights and the batch indices are in '
+                f'{self.run.path / "failure"}')
+
+    def _save_failure(self, phase, name, step) -> None:
+        from dreamerv2_base.checkpoint import Checkpoints
+        record: dict[str, Any] = {
+            'phase': phase.name, 'update': step, 'metric': name}
+        if phase.source is not None:
+            source = phase.source(self.store)
+            if hasattr(source, 'indices'):
+                episodes, starts = source.indices(step)
+                record['episodes'] = [
+                    self.store.names[int(e)] for e in episodes]
+                record['starts'] = [int(s) for s in starts]
+        Checkpoints(self.run.path / 'failure').save(
+            self._count(), self.method.state(), record)
+
+    def _log_timing(self, phase, done, seconds, wait) -> None:
+        self._seconds += seconds
+        self.run.logger.timings(phase.name, self.at.step, {
+            'updates_per_second': done / max(seconds, 1e-9),
+            'data_wait': wait, 'seconds': seconds})
+
+    def _videos(self, phase: Phase, source, step: int) -> None:
+        batch = source.batch(step)
+        videos = self.method.videos(batch, step)
+        for name, frames in videos.items():
+            self.run.logger.video(phase.name, step, name, _uint8(frames))
+
+    # Evaluation.
+
+    def _evaluate(self, phase: str, step: int, episodes: int,
+                  final: bool = False) -> None:
+        key = fold(self.config.seed, 'evaluation', phase, step, final)
+        found = self.evaluator.run(self.method, episodes, key)
+        for number, episode in enumerate(found.episodes):
+            self.run.logger.episode({
+                'phase': phase, 'step': step, 'final': final,
+                'episode': number, **episode})
+        returns = [episode['return'] for episode in found.episodes]
+        prefix = 'final_' if final else ''
+        self.run.logger.scalars(phase, step, {
+            f'{prefix}eval_return': float(np.mean(returns)),
+            f'{prefix}eval_return_std': float(np.std(returns))})
+        if found.frames is not None:
+            self.run.logger.video(phase, step, 'policy', found.frames)
+
+    def _evaluate_final(self) -> None:
+        if self.at.finished:
+            return
+        last = self.phases[-1]
+        self._evaluate(last.name, last.updates, self.config.final_eval_eps,
+                       final=True)
+        self.at.finished = True
+        self._save(pin=True)
+
+    # Checkpoints.
+
+    def _count(self) -> int:
+        """A number that grows with everything that is saved."""
+        before = sum(phase.updates + 2
+                     for phase in self.phases[:self.at.phase])
+        evaluated = int(self.at.evaluated == self.at.step)
+        return 2 * (before + self.at.step) + evaluated + self.at.finished
+
+    def _save(self, pin: bool = False) -> None:
+        self.at.pending = self._collect()
+        self._block = []
+        self.run.checkpoints.save(self._count(), self.method.state(), {
+            'at': self.at.as_state(),
+            'records': self.run.logger.position(),
+            'data': self.store.digest}, pin)
+
+    def _resume(self) -> None:
+        if not self.run.checkpoints.positions():
+            self.run.logger.rewind(None)
+            return
+        arrays, state = self.run.checkpoints.load()
+        if state['data'] != self.store.digest:
+            raise UserError(
+                f'{self.run.path}: expected the data that this run was '
+                'started with, found other episodes in offline_dir; restore '
+                'them or give another --logdir')
+        self.method.load(arrays)
+        self.run.logger.rewind(state['records'])
+        self.at = Position(**state['at'])
+        if not self.at.finished:
+            name = (self.phases[self.at.phase].name
+                    if self.at.phase < len(self.phases) else 'evaluation')
+            print(f'resuming in phase {name} at update {self.at.step}',
+                  file=sys.stderr)
+
+    def _on_signal(self, number, frame) -> None:
+        if self._stop:
+            raise KeyboardInterrupt
+        self._stop = True
+        print('\nstopping after this update; the same command resumes',
+              file=sys.stderr)
+
+
+def _uint8(frames: np.ndarray) -> np.ndarray:
+    """[T, h, w, 1 or 3] in 0…1 -> uint8 [T, h, w, 3]."""
+    frames = (np.clip(frames, 0, 1) * 255).astype(np.uint8)
+    return np.repeat(frames, 3, -1) if frames.shape[-1] == 1 else frames

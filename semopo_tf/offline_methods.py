@@ -1,0 +1,166 @@
+"""SeMOPO as a method of the loop: world model phase, then policy phase.
+
+Spec section 9. Offline DV2 is the same with one stream
+(`semopo_tf.baselines.offline_dv2`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dreamerv2_base.checkpoint import restore
+from dreamerv2_base.errors import UserError
+from dreamerv2_base.nets import variables_by_name
+from dreamerv2_base.noise import CounterDraws, fold
+from dreamerv2_base.replay import ChunkSampler
+from dreamerv2_base.tf import tf
+from semopo_tf.agent import PenalizedAgent
+from semopo_tf.conservative import Schedule, schedule_from
+from semopo_tf.method import Batch, Phase
+from semopo_tf.settings import sampling_of
+
+
+class SeMOPO:
+    """The paper's method (and, with one stream, Offline DV2).
+
+    Args:
+      config: the resolved configuration.
+      store: the episodes; None for acting only.
+      action_size: A, where there is no store.
+    """
+
+    def __init__(self, config, store=None, action_size: int | None = None):
+        self.config, self._store = config, store
+        if store is not None:
+            action_size = store.action_size
+        image = (config.image_size, config.image_size, 3)
+        self.agent = PenalizedAgent(config, image, action_size)
+        self._updates: dict[str, Any] = {
+            'model': self._compiled('model', self.agent.model_train),
+            'agent': self._compiled('agent', self.agent.agent_train),
+            'joint': self._compiled('joint', self.agent.train)}
+
+    def phases(self) -> list[Phase]:
+        """Model updates in whole blocks, then policy updates."""
+        config = self.config
+        block = config.model_train_steps
+        model = -(-config.offline_model_train_steps // block) * block
+        return [
+            Phase('model', model, self._updates['model'], self._model_source,
+                  video_every=config.offline_video_every,
+                  start=self._first_update),
+            Phase('agent', config.steps, self._updates['agent'],
+                  self._agent_source, config.agent_train_steps,
+                  video_every=config.offline_video_every),
+        ]
+
+    def policy(self, observation: Batch, state: Any, key: int,
+               ) -> tuple[np.ndarray, Any]:
+        """Actor mode from a sampled posterior (spec section 9)."""
+        return self.agent.policy(observation, state, key)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Weights, slow critic, optimizers, normaliser: all variables."""
+        return {name: variable.numpy()
+                for name, variable in variables_by_name(self.agent).items()}
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        restore(variables_by_name(self.agent), state, 'checkpoint')
+
+    def load_world_model(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take only the world model of another run's state."""
+        mine = variables_by_name(self.agent.world_model)
+        restore(mine, {k: v for k, v in state.items() if k in mine},
+                'offline_model_loaddir')
+
+    def parameters(self) -> dict[str, int]:
+        """Weights per module, optimizers left out."""
+        counts: dict[str, int] = {}
+        for name, variable in variables_by_name(self.agent).items():
+            parts = name.split('/')
+            if 'optimizer' in parts or 'loss_scale' in name:
+                continue
+            depth = 3 if parts[1] in ('heads', 'exo_heads') else 2
+            module = '/'.join(parts[:depth])
+            counts[module] = counts.get(module, 0) + int(
+                np.prod(variable.shape))
+        return counts
+
+    def videos(self, batch: Batch, key: int) -> dict[str, np.ndarray]:
+        """Reconstructions and open-loop predictions of a few chunks."""
+        batch = _tensors({k: v[:6] for k, v in batch.items()})
+        filtered = min(5, batch['image'].shape[1] - 1)
+        draws = CounterDraws(
+            fold(self.config.seed, 'videos'), 'videos', tf.constant(key))
+        video = self.agent.world_model.video(batch, draws, filtered)
+        return {name: np.clip(value.numpy(), 0, 1)
+                for name, value in video.items()}
+
+    # Data.
+
+    def schedule(self) -> Schedule:
+        """Which trajectories may be drawn (paper section 3.4)."""
+        return schedule_from(self.config, sampling_of(self.config),
+                             self._store)
+
+    def _model_source(self, store) -> ChunkSampler:
+        size = self.config.offline_model_dataset
+        return self._sampler(store, 'model', size, self.schedule())
+
+    def _agent_source(self, store) -> ChunkSampler:
+        # The policy phase keeps the window that the model phase ended with.
+        size = self.config.offline_train_dataset
+        schedule = self.schedule().frozen(self.phases()[0].updates)
+        return self._sampler(store, 'agent', size, schedule)
+
+    def _sampler(self, store, phase, size, schedule) -> ChunkSampler:
+        return ChunkSampler(
+            store, size.batch, size.length, self.config.seed, phase,
+            schedule.order, schedule.window,
+            prioritize_ends=self.config.replay.prioritize_ends)
+
+    # Updates.
+
+    def _first_update(self) -> None:
+        """Load a given world model; the released joint update at start."""
+        if self.config.offline_model_loaddir != 'none':
+            self._load_given_model()
+        if self.config.initial_joint_step:
+            size = self.config.offline_train_dataset
+            source = self._sampler(
+                self._store, 'joint', size, self.schedule())
+            self._updates['joint'](source.batch(0), 0)
+
+    def _load_given_model(self) -> None:
+        from pathlib import Path
+
+        from dreamerv2_base.checkpoint import Checkpoints
+        folder = Path(self.config.offline_model_loaddir) / 'ckpt'
+        if not folder.is_dir():
+            raise UserError(
+                f'offline_model_loaddir: expected a run folder of this '
+                f'package, found no checkpoints in {folder}; convert released '
+                'ones with run.py convert-checkpoint')
+        self.load_world_model(Checkpoints(folder).load()[0])
+
+    def _compiled(self, phase: str, update):
+        """`update(batch, step) -> metrics` as one graph."""
+        seed = self.config.seed
+
+        def train(batch, step):
+            draws = CounterDraws(seed, phase, step)
+            _, metrics = update(batch, draws)
+            return metrics
+
+        if self.config.jit != 'eager':
+            train = tf.function(
+                train, jit_compile=self.config.jit == 'xla')
+        return lambda batch, step: train(
+            _tensors(batch), tf.constant(step, tf.int64))
+
+
+def _tensors(batch: Batch) -> dict[str, tf.Tensor]:
+    return {key: tf.convert_to_tensor(value) for key, value in batch.items()}
