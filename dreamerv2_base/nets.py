@@ -142,7 +142,15 @@ class ConvTranspose(tf.Module):
         size = (x.shape[1] - 1) * self._stride + self.kernel.shape[0]
         shape = tf.stack([tf.shape(x)[0], size, size, self._filters])
         kernel = tf.cast(self.kernel, self._dtype)
-        y = tf.nn.conv2d_transpose(x, kernel, shape, self._stride, 'VALID')
+        if x.shape[1] == 1:
+            # One pixel spreads over the whole output: a matrix product, which
+            # is several times faster than the convolution kernels on it.
+            flat = tf.reshape(kernel, (-1, kernel.shape[-1]))
+            y = tf.matmul(x[:, 0, 0], flat, transpose_b=True)
+            y = tf.reshape(y, shape)
+        else:
+            y = tf.nn.conv2d_transpose(
+                x, kernel, shape, self._stride, 'VALID')
         y = tf.nn.bias_add(y, tf.cast(self.bias, self._dtype))
         return tf.ensure_shape(y, (None, size, size, self._filters))
 

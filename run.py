@@ -1,0 +1,100 @@
+#!/usr/bin/env python3
+"""The one entry point: `run.py COMMAND …`. Parses, calls one function."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from dreamerv2_base.errors import UserError
+
+CONFIG_HELP = ('every key of configs.yaml as --key VALUE, after presets '
+               '--configs NAME …')
+
+
+def train(options, rest: list[str]) -> int:
+    from semopo_tf import commands
+    return commands.train(rest)
+
+
+def evaluate(options, rest: list[str]) -> int:
+    from semopo_tf import commands
+    return commands.evaluate(
+        Path(options.run), options.episodes, rest, options.video)
+
+
+def collect(options, rest: list[str]) -> int:
+    from semopo_tf import commands
+    return commands.collect(rest)
+
+
+def doctor(options, rest: list[str]) -> int:
+    from semopo_tf import doctor
+    return doctor.run(rest)
+
+
+def report(options, rest: list[str]) -> int:
+    from semopo_tf import commands
+    return commands.report(Path(options.run))
+
+
+def diff(options, rest: list[str]) -> int:
+    from semopo_tf import commands
+    return commands.diff_traces([Path(path) for path in options.trace], rest)
+
+
+COMMANDS = {
+    'train': (train, 'train a method, or go on with a run'),
+    'evaluate': (evaluate, 'evaluate the policy of a run folder'),
+    'collect': (collect, 'make demonstration data with scripted policies'),
+    'doctor': (doctor, 'check this machine for a configuration'),
+    'report': (report, 'write the HTML report of a run folder'),
+    'diff': (diff, 'compare with recorded traces of the published code'),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog='run.py', description=__doc__, allow_abbrev=False)
+    top.add_argument('--debug', action='store_true',
+                     help='show the traceback of an error')
+    commands = top.add_subparsers(
+        dest='command', required=True, metavar='COMMAND')
+    added = {}
+    for name, (_, text) in COMMANDS.items():
+        added[name] = commands.add_parser(
+            name, help=text, description=f'{text}; {CONFIG_HELP}',
+            allow_abbrev=False)
+        added[name].add_argument(
+            '--debug', action='store_true', default=argparse.SUPPRESS,
+            help='show the traceback of an error')
+    for name in ('evaluate', 'report'):
+        added[name].add_argument('run', help='the run folder')
+    added['evaluate'].add_argument(
+        '--episodes', type=int, default=None, help='how many episodes')
+    added['evaluate'].add_argument(
+        '--video', type=Path, default=None, metavar='FILE.mp4',
+        help='film of the first episode')
+    added['diff'].add_argument(
+        '--trace', nargs='+', required=True, metavar='FILE.npz')
+    return top
+
+
+def main(arguments: list[str]) -> int:
+    options, rest = parser().parse_known_args(arguments)
+    try:
+        return COMMANDS[options.command][0](options, rest)
+    except UserError as error:
+        if options.debug:
+            raise
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))

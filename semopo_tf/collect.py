@@ -1,0 +1,113 @@
+"""Demonstration data: scripted policies of random parameters.
+
+Each episode is driven by sums of sinusoids whose amplitudes, frequencies and
+phases are drawn anew, plus noise: enough spread in behaviour and return to
+show every part of the package at work. The paper's data are rebuilt by
+`run.py data build`.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamerv2_base.envs.rollout import Rollout
+from dreamerv2_base.episodes import write_episode
+from dreamerv2_base.errors import UserError
+from dreamerv2_base.logger import progress
+from semopo_tf.environments import env_spec_from, make_env
+
+
+class Sinusoids:
+    """Open-loop actions a_t = Σ_j c_j sin(ω_j t + φ_j) + noise, clipped.
+
+    One set of parameters per environment of the wave, [N, waves, A].
+    """
+
+    WAVES = 3
+    NOISE = 0.2
+
+    def __init__(self, rng: np.random.Generator, action_size: int):
+        self._rng, self._size = rng, action_size
+
+    def __call__(self, observation, state: Any) -> tuple[np.ndarray, Any]:
+        if state is None:
+            state = self._parameters(len(observation['image']))
+        t, amplitude, frequency, phase = state
+        wave = amplitude * np.sin(frequency * t + phase)
+        action = wave.sum(1) + self.NOISE * self._rng.standard_normal(
+            (len(amplitude), self._size))
+        action = np.clip(action, -1, 1).astype(np.float32)
+        return action, (t + 1, amplitude, frequency, phase)
+
+    def _parameters(self, count: int) -> tuple:
+        shape = (count, self.WAVES, self._size)
+        amplitude = self._rng.uniform(0, 0.8, shape)
+        frequency = self._rng.uniform(0.02, 0.6, shape)
+        phase = self._rng.uniform(0, 2 * np.pi, shape)
+        return 0, amplitude, frequency, phase
+
+
+def collect(config) -> Path:
+    """Fill `offline_dir` with `collect_episodes` episodes, in waves.
+
+    Waves already there are kept, so an interrupted collection goes on.
+    Raises UserError when the folder holds other episodes.
+    """
+    if config.offline_dir == ['none'] or len(config.offline_dir) != 1:
+        raise UserError('collect: expected one folder in offline_dir, found '
+                        f'{list(config.offline_dir)}; give --offline_dir '
+                        'FOLDER')
+    folder = Path(config.offline_dir[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    done = sorted(path.name for path in folder.glob('*.npz'))
+    total, wave = config.collect_episodes, config.eval_envs
+    mine = [_identity(config, i) for i in range(total)]
+    strange = [name for name in done
+               if not any(identity in name for identity in mine)]
+    if strange:
+        raise UserError(
+            f'{folder}: expected an empty folder or episodes of this same '
+            f'collection, found {strange[0]}; give another --offline_dir or '
+            'empty it')
+    factory = functools.partial(make_env, env_spec_from(config))
+    bar = progress(total, 0, 'episodes')
+    with Rollout(factory, wave, config.eval_workers) as rollout:
+        for first in range(0, total, wave):
+            names = mine[first:first + wave]
+            if not all(any(n in d for d in done) for n in names):
+                _one_wave(config, rollout, folder, first, names)
+            bar.update(len(names))
+    bar.close()
+    return folder
+
+
+def _one_wave(config, rollout: Rollout, folder: Path, first: int,
+              names: list[str]) -> None:
+    rng = np.random.default_rng([config.seed, first])
+    policy = Sinusoids(rng, rollout.action_size)
+    episodes = rollout.run(policy, len(names), seed=_seed(config, first),
+                           keep=True)
+    for i, (name, episode) in enumerate(zip(names, episodes, strict=True)):
+        write_episode(folder, episode.arrays, first + i, name)
+    returns = [f'{episode.total:.1f}' for episode in episodes]
+    print(f'returns {" ".join(returns)}', file=sys.stderr)
+
+
+def _identity(config, index: int) -> str:
+    """32 hex digits that name an episode of a collection."""
+    text = '/'.join(map(str, (
+        config.task, config.seed, config.video_dir, config.scene,
+        config.background_grayscale, config.time_limit, config.action_repeat,
+        config.eval_envs, index)))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _seed(config, first: int) -> int:
+    text = f'collect/{config.seed}/{first}'.encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:4], 'little')

@@ -1,0 +1,186 @@
+"""The commands of run.py: each a function of the resolved configuration."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from dreamerv2_base.config import Config, load_config, parse_flags
+from dreamerv2_base.errors import UserError
+from semopo_tf import settings
+
+INTERRUPTED = 130  # the shell's exit code for Ctrl-C
+
+
+def train(arguments: list[str]) -> int:
+    """Train a method, or go on with the run in its folder."""
+    config, names = settings.resolve(arguments)
+    notes = settings.warnings(config, parse_flags(arguments))
+    for note in notes:
+        print(f'warning: {note}', file=sys.stderr)
+    store = open_data(config)
+    from semopo_tf import offline, registry, report, run_folder
+    from semopo_tf.evaluation import Evaluator
+    devices = prepare(config)
+    with run_folder.RunFolder(config) as run, Evaluator(config) as evaluator:
+        record_start(run, config, store, names, notes, devices)
+        method = registry.method_class(config)(config, store)
+        print_sizes(method)
+        loop = offline.Loop(config, method, store, run, evaluator)
+        try:
+            loop.train()
+        except offline.Interrupted:
+            print(f'stopped; saved in {run.path}. Go on with:\n  python run.py '
+                  f'train {" ".join(arguments)}', file=sys.stderr)
+            return INTERRUPTED
+        except offline.NotFinite as error:
+            print(f'error: {error}', file=sys.stderr)
+            return 3
+        page = report.write_report(run.path)
+    print_next(run.path, page)
+    return 0
+
+
+def evaluate(folder: Path, episodes: int | None, arguments: list[str],
+             video: Path | None = None) -> int:
+    """Evaluate the newest policy of a run folder, in a fresh environment.
+
+    Flags change keys of the environment (`--video_dir FOLDER`).
+    """
+    import json
+
+    import numpy as np
+
+    from dreamerv2_base.checkpoint import Checkpoints
+    config = run_config(folder).update(
+        parse_flags(arguments), 'command line')
+    prepare(config)
+    from dreamerv2_base.noise import fold
+    from semopo_tf import registry
+    from semopo_tf.evaluation import Evaluator
+    arrays, state = Checkpoints(folder / 'ckpt').load()
+    data = json.loads((folder / 'data.json').read_text())
+    method = registry.method_class(config)(
+        config, None, action_size=data['action_size'])
+    method.load(arrays)
+    count = config.final_eval_eps if episodes is None else episodes
+    if count < 1:
+        raise UserError(f'--episodes: expected at least 1, found {count}')
+    with Evaluator(config) as evaluator:
+        found = evaluator.run(
+            method, count, fold(config.seed, 'evaluate', count))
+    returns = [row['return'] for row in found.episodes]
+    print(json.dumps({
+        'run': str(folder), 'task': config.task, 'at': state['at'],
+        'episodes': count, 'mean': float(np.mean(returns)),
+        'std': float(np.std(returns)), 'returns': returns}, indent=1))
+    if video is not None and found.frames is not None:
+        import imageio.v3 as imageio
+        imageio.imwrite(video, found.frames, fps=20, macro_block_size=1)
+        print(f'film: {video}', file=sys.stderr)
+    return 0
+
+
+def collect(arguments: list[str]) -> int:
+    """Make demonstration episodes for `offline_dir`."""
+    from semopo_tf import collect as collector
+    config, _ = settings.resolve(arguments)
+    folder = collector.collect(config)
+    print(f'episodes in {folder}; train with:\n  python run.py train '
+          f'{" ".join(arguments)}')
+    return 0
+
+
+def report(folder: Path) -> int:
+    """Write the HTML report of a run folder."""
+    from semopo_tf.report import write_report
+    run_config(folder)
+    print(write_report(folder))
+    return 0
+
+
+def diff_traces(paths: list[Path], arguments: list[str]) -> int:
+    """Compare recorded traces with this package; 0 only if all agree."""
+    from semopo_tf import parity
+    changes = {key: values[0] if len(values) == 1 else values
+               for key, values in parse_flags(arguments).items()}
+    reports = [parity.compare(path, changes) for path in paths]
+    return 0 if parity.print_reports(reports) else 1
+
+
+# Pieces.
+
+
+def open_data(config: Config) -> Any:
+    """The episodes of `offline_dir` as mapped arrays."""
+    from dreamerv2_base.episodes import open_store
+    if config.offline_dir == ['none']:
+        raise UserError(
+            'offline_dir: expected folders of episodes, found none given; '
+            'give --offline_dir FOLDER, or make some: run.py collect '
+            '--configs demo')
+    length = max(config.offline_model_dataset.length,
+                 config.offline_train_dataset.length)
+    size = (config.image_size, config.image_size)
+    store = open_store(
+        [Path(path) for path in config.offline_dir],
+        cache=Path(config.cache_dir) if config.cache_dir else None,
+        skip_broken=config.skip_broken, image_size=size, min_length=length)
+    if store.skipped:
+        print(f'warning: {len(store.skipped)} broken files skipped, first '
+              f'{store.skipped[0]}', file=sys.stderr)
+    return store
+
+
+def prepare(config: Config) -> list[str]:
+    """Set TensorFlow up before its first operation; names of the GPUs."""
+    from dreamerv2_base.tf import prepare_devices
+    devices = prepare_devices(config.deterministic)
+    if config.require_gpu and not devices:
+        raise UserError('require_gpu: expected a GPU, found none; see '
+                        'run.py doctor, or give --require_gpu False')
+    return devices
+
+
+def run_config(folder: Path) -> Config:
+    """The configuration saved in a run folder.
+
+    Raises UserError when there is none.
+    """
+    path = Path(folder) / 'config.yaml'
+    if not path.exists():
+        raise UserError(f'{folder}: expected a run folder with config.yaml, '
+                        'found none; give the --logdir of a run')
+    return settings.check(load_config(path))
+
+
+def record_start(run, config: Config, store, presets: list[str],
+                 notes: list[str], devices: list[str]) -> None:
+    """Write what the run was started with into its folder."""
+    from semopo_tf.run_folder import versions
+    run.write('versions.json', versions(devices))
+    run.write('warnings.json', notes)
+    changed = config.difference(settings.presets().defaults)
+    run.write('start.json', {'presets': presets, 'changed': sorted(changed)})
+    run.write('data.json', {
+        'folders': list(config.offline_dir), 'action_size': store.action_size,
+        'episodes': [str(name) for name in store.names],
+        'rows': [int(n) for n in store.rows],
+        'returns': [float(r) for r in store.returns],
+        'digest': store.digest,
+        'skipped': [[str(a), str(b)] for a, b in store.skipped]})
+
+
+def print_sizes(method) -> None:
+    """One line with the number of weights per module."""
+    counts = method.parameters()
+    total = sum(counts.values())
+    shown = ', '.join(f'{name} {n:,}' for name, n in counts.items())
+    print(f'{total:,} weights: {shown}', file=sys.stderr)
+
+
+def print_next(folder: Path, page: Path) -> None:
+    """Where everything is, and what one can do with it."""
+    print(f'run folder: {folder}\nreport:     {page}\n'
+          f'evaluate:   python run.py evaluate {folder} --episodes 10')

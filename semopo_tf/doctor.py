@@ -1,0 +1,212 @@
+"""`run.py doctor`: can this machine run this configuration, and how fast?"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+from dreamerv2_base.errors import UserError
+from semopo_tf import memory, settings
+
+# The set that was tried together (spec of the environment).
+TESTED = {'tensorflow': '2.19.1', 'tensorflow-probability': '0.25.0',
+          'tf-keras': '2.19.0', 'numpy': '1.26.4', 'dm-control': '1.0.50',
+          'mujoco': '3.17.0', 'gym': '0.26.2', 'ruamel-yaml': '0.19.1',
+          'imageio': '2.38.1'}
+
+
+@dataclass
+class Findings:
+    """What was found; `problems` keep the configuration from running."""
+
+    problems: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    def say(self, text: str = '') -> None:
+        print(text, flush=True)
+
+
+def run(arguments: list[str]) -> int:
+    """Check versions, devices, renderer, memory, disk and one timed step.
+
+    Returns 0 when the configuration can run here, 1 when not.
+    """
+    config, _ = settings.resolve(arguments)
+    found = Findings()
+    check_versions(found)
+    devices = check_devices(config, found)
+    check_renderer(config, found)
+    weights = check_speed(config, devices, found)
+    check_memory(config, weights, devices, found)
+    check_disk(config, found)
+    return verdict(found)
+
+
+def check_versions(found: Findings) -> None:
+    """Installed against tested versions."""
+    found.say(f'python {sys.version.split()[0]} (tested: 3.11, 3.12)')
+    if sys.version_info[:2] not in ((3, 11), (3, 12)):
+        found.remarks.append('Python is neither 3.11 nor 3.12')
+    for package, tested in TESTED.items():
+        try:
+            version = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found.problems.append(
+                f'{package} is not installed; run make env')
+            continue
+        same = version == tested
+        found.say(f'{package} {version}'
+                  f'{"" if same else f" (tested: {tested})"}')
+        if not same:
+            found.remarks.append(f'{package} {version} was not tested')
+
+
+def check_devices(config, found: Findings) -> list[str]:
+    """GPUs that TensorFlow sees."""
+    from dreamerv2_base.tf import prepare_devices, tf
+    devices = prepare_devices(config.deterministic)
+    build = tf.sysconfig.get_build_info()
+    found.say(f'GPU: {", ".join(devices) or "none"} (TensorFlow built for '
+              f'CUDA {build.get("cuda_version", "none")})')
+    if not devices:
+        text = 'no GPU: full-size runs take weeks on a CPU'
+        if shutil.which('nvidia-smi'):
+            text = ('nvidia-smi is here but TensorFlow sees no GPU; install '
+                    'its libraries: make env GPU=1')
+        (found.problems if config.require_gpu else found.remarks).append(text)
+    return devices
+
+
+def check_renderer(config, found: Findings) -> None:
+    """OpenGL for MuJoCo, with a rendered frame of the configured task."""
+    from dreamerv2_base.envs.opengl import choose_renderer
+    from semopo_tf.environments import env_spec_from, make_env
+    try:
+        name = choose_renderer()
+        env = make_env(env_spec_from(config))
+        frame = env.reset(seed=0)['image']
+        started = time.perf_counter()
+        action = [0.0] * env.action_size
+        for _ in range(20):
+            env.step(action)
+        rate = 20 / (time.perf_counter() - started)
+        env.close()
+    except UserError as error:
+        found.problems.append(str(error))
+        return
+    found.say(f'renderer: {name}; {config.task}: frame {frame.shape}, mean '
+              f'{frame.mean():.0f}, {rate:.0f} environment steps per second '
+              'in one process')
+
+
+def check_speed(config, devices: list[str], found: Findings) -> int:
+    """One model and one policy update at 1/16 of the batch, timed.
+
+    Returns the number of weights.
+    """
+    import numpy as np
+
+    from dreamerv2_base.noise import CounterDraws
+    from dreamerv2_base.tf import tf
+    from semopo_tf.agent import PenalizedAgent
+    size = config.offline_model_dataset
+    batch = max(1, size.batch // 16) if not devices else size.batch
+    agent = PenalizedAgent(config, (config.image_size,) * 2 + (3,), 6)
+    from dreamerv2_base.nets import variables_by_name
+    weights = sum(int(np.prod(v.shape)) for name, v in
+                  variables_by_name(agent).items()
+                  if 'optimizer' not in name)
+    rng = np.random.default_rng(0)
+    data = fake_batch(rng, batch, size.length, config.image_size, 6)
+    data = {key: tf.constant(value) for key, value in data.items()}
+    found.say(f'weights: {weights:,}')
+    for name, update in (('model', agent.model_train),
+                         ('policy', agent.agent_train)):
+        compiled = tf.function(
+            lambda data, step, update=update: update(
+                data, CounterDraws(0, 'doctor', step))[1])
+        first = _seconds(lambda c=compiled: c(data, tf.constant(0, tf.int64)))
+        again = min(_seconds(lambda c=compiled, i=i: c(
+            data, tf.constant(i, tf.int64))) for i in (1, 2))
+        found.say(f'{name} update, batch {batch}x{size.length}: '
+                  f'{again:.2f} s (first, with tracing: {first:.0f} s)')
+        count = (config.offline_model_train_steps if name == 'model'
+                 else config.steps)
+        hours = again * count / 3600 * size.batch / batch
+        found.say(f'  {count:,} at batch {size.batch}: about {hours:,.1f} h, '
+                  'if time grows with the batch')
+    return weights
+
+
+def check_memory(config, weights: int, devices: list[str],
+                 found: Findings) -> None:
+    """The estimate for the configured batch, with its derivation."""
+    estimate = memory.training(config, weights)
+    size = config.offline_model_dataset
+    found.say(f'memory of a model update at batch {size.batch}x{size.length},'
+              f' precision {config.precision} (estimate from shapes):')
+    for line in estimate.lines():
+        found.say(f'  {line}')
+    for card in (24, 12):
+        fits = estimate.total < 0.9 * card * memory.GIB
+        found.say(f'  {"fits" if fits else "does not fit"} a {card} GB card '
+                  'with a tenth to spare')
+    free = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_AVPHYS_PAGES')
+    if not devices and estimate.total > free:
+        found.problems.append(
+            f'memory: {estimate.total / memory.GIB:.1f} GiB wanted, '
+            f'{free / memory.GIB:.1f} GiB free; give '
+            '--offline_model_dataset.batch a smaller number')
+
+
+def check_disk(config, found: Findings) -> None:
+    """Space for a 200,000-frame set and the checkpoints."""
+    need = memory.dataset_disk(200_400, config.image_size, 6) + 2 * memory.GIB
+    folder = Path(config.logdir).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    found.say(f'disk: {free / memory.GIB:.0f} GiB free; mapped arrays of 400 '
+              f'episodes and checkpoints need {need / memory.GIB:.1f} GiB')
+    if free < need:
+        found.problems.append('disk: too little space for a 400-episode set')
+
+
+def verdict(found: Findings) -> int:
+    """Print remarks, problems and what to do; the exit code."""
+    for remark in found.remarks:
+        found.say(f'remark: {remark}')
+    for problem in found.problems:
+        found.say(f'PROBLEM: {problem}')
+    found.say('verdict: ' + (
+        'this configuration cannot run here yet' if found.problems
+        else 'this configuration can run here'))
+    return 1 if found.problems else 0
+
+
+def fake_batch(rng, batch: int, length: int, size: int, actions: int):
+    """A batch of noise in the shape of real data (NumPy)."""
+    import numpy as np
+    first = np.zeros((batch, length), bool)
+    first[:, 0] = True
+    return {
+        'image': rng.integers(
+            0, 256, (batch, length, size, size, 3), dtype=np.uint8),
+        'action': rng.uniform(
+            -1, 1, (batch, length, actions)).astype(np.float32),
+        'reward': rng.uniform(0, 1, (batch, length)).astype(np.float32),
+        'is_first': first, 'is_last': np.zeros_like(first),
+        'is_terminal': np.zeros_like(first)}
+
+
+def _seconds(call) -> float:
+    started = time.perf_counter()
+    result = call()
+    for value in result.values():
+        float(value)
+    return time.perf_counter() - started

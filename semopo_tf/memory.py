@@ -1,0 +1,92 @@
+"""How much memory a configuration needs, from its shapes.
+
+An estimate, with its derivation: what a training step must keep for the
+backward pass, counted array by array, times the bytes of an activation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+GIB = 2 ** 30
+ENCODER_SIZES = (31, 14, 6, 2)     # feature maps of a 64-pixel image
+DECODER_SIZES = (5, 13, 30, 64)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes by purpose; `total` and a printable derivation."""
+
+    parts: dict[str, float]
+
+    @property
+    def total(self) -> float:
+        return sum(self.parts.values())
+
+    def lines(self) -> list[str]:
+        rows = [f'{name:<58}{size / GIB:6.2f} GiB'
+                for name, size in self.parts.items()]
+        return [*rows, f'{"sum":<58}{self.total / GIB:6.2f} GiB']
+
+
+def training(config, weights: int) -> Estimate:
+    """Peak device memory of a model update at the configured batch.
+
+    Each convolution keeps its output before and after the activation (the
+    gradient of ELU reads the latter, that of the convolution its input); the
+    gradients flowing back need about the two largest maps once more.
+    """
+    size = config.offline_model_dataset
+    frames = size.batch * size.length
+    item = 4 if config.precision == '32' else 2
+    depth, streams = config.encoder.cnn_depth, 2 if config.separate_wm else 1
+    encoder = 2 * sum(s * s * depth * 2 ** i
+                      for i, s in enumerate(ENCODER_SIZES)) + 64 * 64 * 3
+    decoders = _decoder_elements(config)
+    rssm = _recurrent_elements(config)
+    last = 64 * 64 * 6 + 30 * 30 * config.decoder.cnn_depth * 2
+    parts = {
+        f'weights, gradients, Adam: 4 x {weights:,} x 4 B': 16.0 * weights,
+        f'frames, uint8 and {item} B: {frames} x 12288': (
+            frames * 12288.0 * (1 + item)),
+        f'encoders: {streams} x {frames} x {encoder:,} x {item} B': (
+            float(streams * frames * encoder * item)),
+        f'decoders: {frames} x {decoders:,} x {item} B': (
+            float(frames * decoders * item)),
+        f'image likelihoods: {2 * streams} x {frames} x 12288 x 4 B': (
+            2.0 * streams * frames * 12288 * 4),
+        f'recurrence: {streams} x {frames} x {rssm:,} x {item} B': (
+            float(streams * frames * rssm * item)),
+        f'backward pass: 2 x {frames} x {last:,} x {item} B': (
+            2.0 * frames * last * item),
+        'TensorFlow and CUDA context (assumed)': 1.0 * GIB,
+    }
+    return Estimate(parts)
+
+
+def dataset_disk(rows: int, image_size: int, action_size: int) -> int:
+    """Bytes of the mapped arrays of a folder with `rows` rows."""
+    return rows * (image_size ** 2 * 3 + 4 * action_size + 4 + 3)
+
+
+def _decoder_elements(config) -> int:
+    depth = config.decoder.cnn_depth
+
+    def maps(channels: int) -> int:
+        widths = (4 * depth, 2 * depth, depth)
+        hidden = sum(2 * s * s * w for s, w in
+                     zip(DECODER_SIZES, widths, strict=False))
+        return 32 * depth + hidden + 64 * 64 * channels
+
+    if not config.separate_wm:
+        return maps(3)
+    both = 2 * maps(6) + 64 * 64 * (6 + 1 + 3)
+    return both + (maps(3) if config.exo_only_decoder else 0)
+
+
+def _recurrent_elements(config) -> int:
+    rssm = config.rssm
+    stats = rssm.stoch * (rssm.discrete or 2)
+    # Input layer, GRU (gates three times), both heads, samples and draws.
+    return (4 * rssm.hidden + 12 * rssm.deter + 8 * stats
+            + 2 * (rssm.stoch * (rssm.discrete or 1)))

@@ -1,0 +1,24 @@
+"""Shared by all tests. TensorFlow comes first, quietly and safely."""
+
+from __future__ import annotations
+
+import os
+
+# Before any import of dm_control: two cores are shared by the test workers.
+os.environ.setdefault('TF_NUM_INTRAOP_THREADS', '1')
+os.environ.setdefault('TF_NUM_INTEROP_THREADS', '1')
+
+import numpy as np
+import pytest
+
+
+def sines(shape, a, b, amp=1.0):
+    """amp·sin(a·n + b), n row-major: the inputs of the golden numbers."""
+    count = int(np.prod(shape))
+    wave = amp * np.sin(a * np.arange(count) + b)
+    return wave.reshape(shape).astype(np.float32)
+
+
+@pytest.fixture(scope='session')
+def S():  # noqa: N802 (the specification's name)
+    return sines

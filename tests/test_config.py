@@ -1,0 +1,162 @@
+"""Presets, overrides, types, nearest names, the released command line."""
+
+from __future__ import annotations
+
+import pytest
+
+from dreamerv2_base.config import Config, Presets, load_config, parse_flags
+from dreamerv2_base.errors import UserError
+from semopo_tf import settings
+
+RELEASED_COMMAND = (
+    '--configs dmc_vision --task dmcdrv_cheetah_run --offline_dir data/a '
+    'data/b --offline_penalty_type meandis --offline_lmbd_cons 10 '
+    '--separate_wm True --disen_action_type none --grad_heads none '
+    '--disen_scales.reward 0.0 --disen_scales.disen_only 1.5 '
+    '--replay.incremental True --replay.sort_rewards True --steps 1e5 '
+    '--offline_datset_type medium --seed 1 --jit True --precision 16 '
+    '--logdir runs/x').split()
+
+
+@pytest.fixture
+def small(tmp_path):
+    path = tmp_path / 'c.yaml'
+    path.write_text(
+        'defaults:\n  a: 1\n  b: {x: 0.5, y: text}\n  c: {x: 2.0}\n'
+        '  flag: False\n  names: [p, q]\n'
+        'one: {a: 2, b.x: 1}\ntwo:\n  based_on: one\n  b: {y: other}\n'
+        'wrong: {zzz: 1}\n')
+    return Presets.read(path)
+
+
+def test_presets_apply_in_order_and_build_on_each_other(small):
+    config, names = small.parse(['--configs', 'two', '--a', '7'])
+    assert names == ['two']
+    assert config.nested() == {
+        'a': 7, 'b': {'x': 1.0, 'y': 'other'}, 'c': {'x': 2.0},
+        'flag': False, 'names': ['p', 'q']}
+
+
+def test_regex_and_list_flags(small):
+    config, _ = small.parse(['--.*\\.x', '9', '--names', 'u', 'v', 'w',
+                             '--flag', 'True'])
+    assert (config.b.x, config.c.x) == (9.0, 9.0)
+    assert config.names == ['u', 'v', 'w']
+    assert config.flag is True
+
+
+@pytest.mark.parametrize(('flags', 'message'), [
+    (['--aa', '1'], r'nearest: a'),
+    (['--b.z', '1'], r"unknown|known key, found 'b.z'"),
+    (['--x', '1'], r'nearest: [bc]\.x'),
+    (['--a', '1.5'], r'a: expected int'),
+    (['--a', 'word'], r"found 'word'"),
+    (['--b.x', 'True'], r'b.x: expected float'),
+    (['--flag', 'maybe'], r'flag: expected bool'),
+    (['--a', '1', '2'], r'expected one value'),
+    (['--a'], r'--a: expected a value'),
+    (['stray'], r"found 'stray'"),
+    (['--configs', 'onee'], r'nearest: one'),
+    (['--configs', 'wrong'], r'c.yaml: wrong'),
+    (['--[', '1'], r'known key'),
+])
+def test_mistakes_are_one_line_user_errors(small, flags, message):
+    with pytest.raises(UserError, match=message) as error:
+        small.parse(flags)
+    assert '\n' not in str(error.value)
+
+
+def test_config_is_immutable_and_round_trips(small, tmp_path):
+    config, _ = small.parse(['--configs', 'one'])
+    assert config.update({'a': 5}).a == 5
+    assert config.a == 2
+    config.save(tmp_path / 'out.yaml')
+    assert load_config(tmp_path / 'out.yaml').flat() == config.flat()
+    with pytest.raises(TypeError):
+        config['a'] = 3  # type: ignore[index]
+
+
+def test_difference():
+    left, right = Config({'a': 1, 'b': {'c': 2}}), Config({'a': 1, 'b': {
+        'c': 3}})
+    assert left.difference(right) == {'b.c': (2, 3)}
+
+
+def test_every_preset_resolves():
+    names = settings.presets().names
+    assert len([n for n in names if n.startswith(
+        ('walker', 'cheetah', 'hopper', 'humanoid', 'car'))]) == 15
+    for name in names:
+        settings.resolve(['--configs', name])
+
+
+def test_the_released_command_runs_unchanged():
+    config, _ = settings.resolve(RELEASED_COMMAND)
+    assert config.offline_dir == ['data/a', 'data/b']
+    assert (config.rssm.hidden, config.steps, config.jit) == (
+        200, 100000, 'none')
+    assert settings.sampling_of(config) == 'released'
+
+
+def test_flags_without_effect_are_named():
+    config, _ = settings.resolve(RELEASED_COMMAND)
+    notes = settings.warnings(config, parse_flags(RELEASED_COMMAND))
+    assert any('offline_lmbd_cons 10' in n and 'offline_lmbd = 5' in n
+               for n in notes)
+    assert any('offline_datset_type' in n for n in notes)
+    # … and only those that were given.
+    assert not any('disen_reward_lr' in n for n in notes)
+    assert not settings.warnings(config, {})
+
+
+def test_released_preset_is_what_the_command_computes():
+    ours, _ = settings.resolve(['--configs', 'released'])
+    theirs, _ = settings.resolve(RELEASED_COMMAND)
+    different = set(ours.difference(theirs))
+    # What the command does not say, and what only folders and names differ in.
+    assert different <= {
+        'logdir', 'task', 'offline_dir', 'offline_datset_type', 'seed',
+        'sampling', 'initial_joint_step'}
+
+
+def test_paper_values():
+    """The rows of spec section 11."""
+    paper, _ = settings.resolve(['--configs', 'paper'])
+    assert paper.offline_lmbd == 10
+    assert paper.model_opt.lr == 6e-5
+    assert paper.actor_opt.lr == paper.critic_opt.lr == 8e-5
+    assert paper.rssm.nested() | {
+        'hidden': 1024, 'deter': 200, 'stoch': 32, 'discrete': 0,
+        'ensemble': 7} == paper.rssm.nested()
+    assert paper.encoder.cnn_depth == paper.decoder.cnn_depth == 32
+    assert paper.offline_penalty_type == 'disagreement'
+    assert not paper.exo_only_decoder
+    assert paper.imag_horizon == 5
+    assert (paper.offline_model_dataset.batch,
+            paper.offline_model_dataset.length) == (64, 50)
+    assert (paper.offline_model_train_steps, paper.steps) == (25000, 100000)
+    assert settings.sampling_of(paper) == 'paper'
+
+
+def test_ablations_differ_from_released_in_the_right_keys():
+    released, _ = settings.resolve(['--configs', 'released'])
+
+    def changed(name):
+        return set(released.difference(
+            settings.resolve(['--configs', name])[0]))
+
+    order = {'sampling', 'replay.incremental', 'replay.sort_rewards'}
+    assert changed('se_rs') == order
+    assert changed('se_rs_drp') == order | {
+        'disen_scales.reward', 'grad_heads'}
+    assert changed('se_cs') == set()
+    assert changed('offline_dv2_rs') == order | {
+        'separate_wm', 'disen_action_type', 'grad_heads'}
+
+
+@pytest.mark.parametrize('flags', [
+    ['--sampling', 'sometimes'], ['--precision', '8'], ['--jit', 'maybe'],
+    ['--render_size', '64', '32'], ['--steps', '-1']])
+def test_values_outside_their_choices(flags):
+    with pytest.raises(UserError):
+        settings.resolve(flags)
