@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,8 @@ class Checkpoints:
             with np.load(path / 'arrays.npz', allow_pickle=False) as file:
                 arrays = {key: file[key] for key in file.files}
             state = json.loads((path / 'state.json').read_text())
-        except (OSError, ValueError, EOFError, KeyError) as error:
+        except (OSError, ValueError, EOFError, KeyError,
+                zipfile.BadZipFile) as error:
             raise UserError(
                 f'{path}: expected a readable checkpoint, found {error}; '
                 'delete this folder to resume from the one before') from None

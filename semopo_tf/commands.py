@@ -114,7 +114,7 @@ def diff_traces(paths: list[Path], arguments: list[str]) -> int:
 
 def open_data(config: Config) -> Any:
     """The episodes of `offline_dir` as mapped arrays."""
-    from dreamerv2_base.episodes import open_store
+    from dreamerv2_base.store import open_store
     if config.offline_dir == ['none']:
         raise UserError(
             'offline_dir: expected folders of episodes, found none given; '

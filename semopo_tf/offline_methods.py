@@ -107,8 +107,9 @@ class SeMOPO:
                              self._store)
 
     def _model_source(self, store) -> ChunkSampler:
-        size = self.config.offline_model_dataset
-        return self._sampler(store, 'model', size, self.schedule())
+        size, schedule = self.config.offline_model_dataset, self.schedule()
+        notes = schedule.describe(self.phases()[0].updates)
+        return self._sampler(store, 'model', size, schedule, notes)
 
     def _agent_source(self, store) -> ChunkSampler:
         # The policy phase keeps the window that the model phase ended with.
@@ -116,11 +117,12 @@ class SeMOPO:
         schedule = self.schedule().frozen(self.phases()[0].updates)
         return self._sampler(store, 'agent', size, schedule)
 
-    def _sampler(self, store, phase, size, schedule) -> ChunkSampler:
+    def _sampler(self, store, phase, size, schedule,
+                 notes=None) -> ChunkSampler:
         return ChunkSampler(
             store, size.batch, size.length, self.config.seed, phase,
             schedule.order, schedule.window,
-            prioritize_ends=self.config.replay.prioritize_ends)
+            self.config.replay.prioritize_ends, notes)
 
     # Updates.
 

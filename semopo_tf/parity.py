@@ -8,6 +8,7 @@ are rebuilt from the trace's own configuration, weights and draws injected.
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,7 +45,8 @@ class Trace(Mapping[str, np.ndarray]):
         except FileNotFoundError:
             raise UserError(f'{path}: expected a trace, found no file; give '
                             'run.py diff --trace FILE.npz') from None
-        except (ValueError, OSError, EOFError, KeyError) as error:
+        except (ValueError, OSError, EOFError, KeyError,
+                zipfile.BadZipFile) as error:
             raise UserError(f'{path}: expected a trace (.npz), found an '
                             f'unreadable file ({error})') from None
         if 'case' not in self._arrays:

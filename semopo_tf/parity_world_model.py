@@ -43,7 +43,8 @@ def build_agent(trace: Trace, changes: Mapping[str, Any]) -> PenalizedAgent:
         trace.config, trace.path.name)
     # The trace holds the exogenous head's inner updates, read or not.
     config = config.update({'disen_inner': 'always', **changes})
-    image = trace['model0/batch/image'].shape[-3:]
+    image = next(value.shape[-3:] for key, value in trace.items()
+                 if key.endswith('/batch/image'))
     return PenalizedAgent(
         settings.check(config), image, int(trace.case['A']))
 
@@ -75,8 +76,9 @@ def _replay_model(agent, trace, report):
             report.add_all(
                 'gradients', outputs['grad_clipped'][label],
                 trace.below(f'model{i}/grad_clipped/{label}'), f'{label}/')
-    report.add_all('weights', variables_by_name(agent),
-                   trace.below('after_model'), 'after_model/')
+    if trace.below('after_model'):
+        report.add_all('weights', variables_by_name(agent),
+                       trace.below('after_model'), 'after_model/')
 
 
 def _compare_states(agent, outputs, trace, i, report):
@@ -108,8 +110,9 @@ def _replay_policy(agent, trace, report):
             report.add_all(
                 'gradients', outputs['grad_clipped'][label],
                 trace.below(f'agent{i}/grad_clipped/{label}'), f'{label}/')
-    report.add_all('weights', variables_by_name(agent),
-                   trace.below('after_agent'), 'after_agent/')
+    if trace.below('after_agent'):
+        report.add_all('weights', variables_by_name(agent),
+                       trace.below('after_agent'), 'after_agent/')
 
 
 def _replay_acting(agent, trace, report):
@@ -145,6 +148,9 @@ def _replay_video(agent, trace, report):
         # The published report brightens the mask by 0.5, as if it were an
         # image around 0; ours shows the mask itself.
         video['openl_mask'] += 0.5
+    if 'report/frames' in trace:  # a trimmed trace holds some frames only
+        video = {key: tf.gather(value, trace['report/frames'])
+                 for key, value in video.items()}
     report.add_all('video', video, recorded)
 
 

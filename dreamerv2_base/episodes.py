@@ -1,0 +1,144 @@
+"""Episodes on disk: reading and writing `.npz` files. Spec section 1.
+
+Two layouts exist (spec of the baselines 9.4): DreamerV2's with is_first,
+is_last and is_terminal, and the older one of Dreamer and TIA with `discount`
+alone and, at half precision, float16 rewards. Both are read; the first is
+written. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+
+from dreamerv2_base.errors import UserError
+
+Episode = dict[str, np.ndarray]
+
+# Actions a hair outside the bounds come from half-precision files.
+ACTION_TOLERANCE = 1e-3
+KEYS = ('image', 'action', 'reward', 'is_first', 'is_last', 'is_terminal')
+
+
+def read_episode(path: Path) -> Episode:
+    """Read and check one episode.
+
+    Returns the keys of the episode format (`docs/design.md`), `discount` where
+    the file has it. Raises UserError naming the file, the key, what was
+    expected and what was found.
+    """
+    arrays = _load(Path(path))
+    for key in ('image', 'action', 'reward'):
+        _expect(path, key, key in arrays, 'in the file', 'missing')
+    length = len(arrays['reward'])
+    episode = {
+        'image': _image(path, arrays['image']),
+        'action': _numbers(path, 'action', arrays['action'], 2),
+        'reward': _numbers(path, 'reward', arrays['reward'], 1)}
+    if 'discount' in arrays:
+        episode['discount'] = _numbers(
+            path, 'discount', arrays['discount'], 1)
+    episode.update(_flags(path, arrays, length))
+    for key, value in episode.items():
+        _expect(path, key, len(value) == length, f'{length} rows',
+                f'{len(value)} rows')
+    largest = float(np.abs(episode['action']).max(initial=0.0))
+    _expect(path, 'action', largest <= 1 + ACTION_TOLERANCE,
+            'values in [-1, 1]', f'{largest:g}')
+    return episode
+
+
+def write_episode(folder: Path, episode: Mapping[str, np.ndarray],
+                  index: int, identity: str) -> Path:
+    """Write an episode as `{timestamp}-{identity}-{rows − 1}.npz`.
+
+    `index` orders the episodes of a folder: later ones sort later by name.
+    The bytes depend on the content alone, and a crash leaves no half file.
+    """
+    moment = datetime(2000, 1, 1) + timedelta(seconds=int(index))
+    length = len(episode['reward'])
+    name = f'{moment:%Y%m%dT%H%M%S}-{identity}-{length - 1}.npz'
+    path = Path(folder) / name
+    partial = path.with_suffix('.partial')
+    with zipfile.ZipFile(partial, 'w', zipfile.ZIP_DEFLATED) as archive:
+        for key in sorted(episode):
+            buffer = io.BytesIO()
+            np.lib.format.write_array(
+                buffer, np.asarray(episode[key]), allow_pickle=False)
+            # A fixed date: the same episode gives the same bytes.
+            entry = zipfile.ZipInfo(f'{key}.npy', (2000, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, buffer.getvalue())
+    os.replace(partial, path)
+    return path
+
+
+def _load(path: Path) -> Episode:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError('a single array')
+            return {key: file[key] for key in file.files
+                    if not key.startswith('log_')}
+    except FileNotFoundError:
+        raise UserError(f'{path}: expected an episode, found no file'
+                        ) from None
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile,
+            zipfile.zlib.error) as error:
+        raise UserError(
+            f'{path}: expected an episode (.npz), found a broken file '
+            f'({error}); replace it, or leave it out with --skip_broken True'
+        ) from None
+
+
+def _image(path: Path, image: np.ndarray) -> np.ndarray:
+    good = (image.dtype == np.uint8 and image.ndim == 4
+            and image.shape[-1] == 3)
+    _expect(path, 'image', good, 'uint8 [L, height, width, 3]',
+            f'{image.dtype} {list(image.shape)}')
+    return image
+
+
+def _numbers(path: Path, key: str, value: np.ndarray,
+             rank: int) -> np.ndarray:
+    kind = np.issubdtype(value.dtype, np.floating) or np.issubdtype(
+        value.dtype, np.integer)
+    _expect(path, key, kind and value.ndim == rank,
+            f'numbers with {rank} axes', f'{value.dtype} {list(value.shape)}')
+    value = value.astype(np.float32)
+    bad = np.flatnonzero(~np.isfinite(value).reshape(len(value), -1).all(1))
+    _expect(path, key, not len(bad), 'finite numbers',
+            f'NaN or infinity in row {bad[0] if len(bad) else ""}')
+    return value
+
+
+def _flags(path: Path, arrays: Episode, length: int) -> Episode:
+    first = np.zeros(length, bool)
+    first[:1] = True
+    last = np.zeros(length, bool)
+    last[-1:] = True
+    terminal = np.zeros(length, bool)
+    if 'discount' in arrays:
+        terminal = np.asarray(arrays['discount']) == 0
+    derived = {'is_first': first, 'is_last': last, 'is_terminal': terminal}
+    flags = {}
+    for key, value in derived.items():
+        value = arrays.get(key, value)
+        _expect(path, key, value.ndim == 1 and value.dtype.kind in 'bui',
+                'booleans with 1 axis', f'{value.dtype} {list(value.shape)}')
+        flags[key] = value.astype(bool)
+    return flags
+
+
+def _expect(path: Path, key: str, good: bool, expected: str,
+            found: str) -> None:
+    if not good:
+        raise UserError(
+            f'{path}: {key}: expected {expected}, found {found}; mend the '
+            'file, or leave it out with --skip_broken True')

@@ -1,0 +1,140 @@
+"""Chunks of episodes: which, from where, and one batch ahead.
+
+Batch i of a phase is a pure function of (seed, phase, i). So nothing of the
+data order needs saving, and a resumed run draws what it would have drawn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from dreamerv2_base.episodes import Episode
+from dreamerv2_base.store import EpisodeStore
+
+
+def batch_generator(seed: int, phase: str, step: int) -> np.random.Generator:
+    """The generator of one batch."""
+    digest = hashlib.blake2b(phase.encode(), digest_size=8).digest()
+    return np.random.default_rng(
+        [seed, int.from_bytes(digest, 'little'), step])
+
+
+class ChunkSampler:
+    """Batches of B independent chunks of T rows. Spec section 1.
+
+    Args:
+      store: the episodes.
+      batch, length: B and T.
+      seed, phase: what the order depends on.
+      order: episode numbers, in the order in which the window opens.
+      window: how many of `order` may be drawn at a step.
+      prioritize_ends: enlarge the range of starts by T and clip, so that
+        ends of episodes are drawn more often.
+      notes: further entries of `describe()`.
+    """
+
+    def __init__(self, store: EpisodeStore, batch: int, length: int,
+                 seed: int, phase: str, order: np.ndarray | None = None,
+                 window: Callable[[int], int] | None = None,
+                 prioritize_ends: bool = False,
+                 notes: dict[str, Any] | None = None):
+        self._notes = notes or {}
+        self._store, self._batch, self._length = store, batch, length
+        self._seed, self._phase = seed, phase
+        self._order = np.arange(len(store)) if order is None else order
+        self._window = window or (lambda step: len(self._order))
+        self._ends = prioritize_ends
+
+    def indices(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Episode numbers [B] and first rows [B] of one batch.
+
+        An episode is drawn uniformly from the window, a start uniformly from
+        0 … rows − T inclusive.
+        """
+        rng = batch_generator(self._seed, self._phase, step)
+        allowed = self._order[:self._window(step)]
+        episodes = allowed[rng.integers(len(allowed), size=self._batch)]
+        last = self._store.rows[episodes] - self._length
+        if self._ends:
+            starts = np.minimum(rng.integers(last + self._length + 1), last)
+        else:
+            starts = rng.integers(last + 1)
+        return episodes, starts
+
+    def batch(self, step: int) -> Episode:
+        """Arrays [B, T, ...]; `is_first` is True at row 0 and nowhere else."""
+        chunk = self._store.gather(*self.indices(step), self._length)
+        chunk['is_first'] = np.zeros_like(chunk['is_first'])
+        chunk['is_first'][:, 0] = True
+        return chunk
+
+    def describe(self) -> dict[str, Any]:
+        """Counts for the log."""
+        return {'episodes': len(self._store), 'in_order': len(self._order),
+                'window_at_start': int(self._window(0)),
+                'batch': self._batch, 'length': self._length, **self._notes}
+
+
+class Prefetcher:
+    """Makes batches in a thread, `ahead` of them in advance.
+
+    Args:
+      source: has `batch(step)`.
+      start, stop: steps of the batches, stop exclusive.
+    """
+
+    def __init__(self, source: Any, start: int, stop: int, ahead: int = 1):
+        self._queue: queue.Queue = queue.Queue(ahead)
+        self._closed = threading.Event()
+        self._began, self._waited = time.monotonic(), 0.0
+        self._thread = threading.Thread(
+            target=self._produce, args=(source, start, stop), daemon=True)
+        self._thread.start()
+
+    def next(self) -> tuple[int, Episode]:
+        """The next step and its batch. Re-raises errors of the thread."""
+        before = time.monotonic()
+        step, batch = self._queue.get()
+        self._waited += time.monotonic() - before
+        if isinstance(batch, BaseException):
+            raise batch
+        return step, batch
+
+    @property
+    def wait_share(self) -> float:
+        """Share of the time since the last look spent waiting for data."""
+        now = time.monotonic()
+        share = self._waited / max(now - self._began, 1e-9)
+        self._began, self._waited = now, 0.0
+        return share
+
+    def close(self) -> None:
+        self._closed.set()
+        while not self._queue.empty():
+            self._queue.get_nowait()
+        self._thread.join(timeout=10)
+
+    def _produce(self, source, start, stop):
+        for step in range(start, stop):
+            try:
+                item = (step, source.batch(step))
+            except BaseException as error:  # handed to the caller
+                item = (step, error)
+            if not self._put(item) or isinstance(item[1], BaseException):
+                return
+
+    def _put(self, item) -> bool:
+        while not self._closed.is_set():
+            try:
+                self._queue.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False

@@ -1,0 +1,83 @@
+"""Recorded traces of the published code (docs/traces.md).
+
+The files in data/ are trimmed copies of the recordings: what is in them is
+compared with what was recorded, never with our own output.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dreamerv2_base.errors import UserError
+from semopo_tf import parity
+
+DATA = Path(__file__).parent / 'data'
+TRACES = sorted(path.stem for path in DATA.glob('*.npz'))
+
+
+def test_the_traces_are_there():
+    assert {'semopo_released', 'semopo_gaussian', 'tia_reward_dissociation',
+            'offline_dv2_meandis', 'offline_dv2_logprob',
+            'offline_dv2_gaussian', 'offline_dv2_tuned_lambda',
+            } <= set(TRACES)
+    assert sum(p.stat().st_size for p in DATA.iterdir()) < 10e6
+
+
+@pytest.mark.parametrize('name', TRACES)
+def test_agrees(name):
+    report = parity.compare(DATA / f'{name}.npz')
+    worst = {group: report.worst(group) for group in report.errors}
+    assert report.agrees, worst
+
+
+def change(tmp_path, name, key, edit):
+    with np.load(DATA / f'{name}.npz') as file:
+        arrays = dict(file)
+    arrays[key] = edit(arrays[key])
+    path = tmp_path / f'{name}.npz'
+    np.savez(path, **arrays)
+    return path
+
+
+def test_a_wrong_trace_is_noticed(tmp_path):
+    # A check that cannot fail shows nothing: disturb one weight by 1 %.
+    path = change(tmp_path, 'offline_dv2_tuned_lambda',
+                  'init/behavior/actor/out/kernel', lambda x: x * 1.01)
+    assert not parity.compare(path).agrees
+
+
+def test_a_missing_result_is_noticed(tmp_path):
+    with np.load(DATA / 'offline_dv2_tuned_lambda.npz') as file:
+        arrays = dict(file)
+    arrays['agent0/metric/unheard_of'] = np.float32(1.0)
+    np.savez(tmp_path / 'x.npz', **arrays)
+    report = parity.compare(tmp_path / 'x.npz')
+    assert report.worst('losses')[0] == float('inf')
+
+
+def test_relative_error():
+    assert parity.relative_error([1.0, 2.0], [1.0, 2.2]) == pytest.approx(
+        .2 / 2.2)
+    assert parity.relative_error([1.0], [1.0, 2.0]) == float('inf')
+    assert parity.relative_error([0.0], [0.0]) == 0.0
+    assert parity.relative_error([np.nan], [1.0]) == float('inf')
+
+
+@pytest.mark.parametrize('content', [b'', b'PK\x03\x04broken', b'text'])
+def test_unreadable_traces_are_user_errors(tmp_path, content):
+    path = tmp_path / 'x.npz'
+    path.write_bytes(content)
+    with pytest.raises(UserError, match='trace'):
+        parity.compare(path)
+    with pytest.raises(UserError, match='no file'):
+        parity.compare(tmp_path / 'absent.npz')
+
+
+def test_an_odd_shape_is_a_user_error(tmp_path):
+    path = change(tmp_path, 'offline_dv2_tuned_lambda',
+                  'init/behavior/actor/out/kernel', lambda x: x[:-1])
+    with pytest.raises(UserError, match='expected shape'):
+        parity.compare(path)
