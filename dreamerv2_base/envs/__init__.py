@@ -1,0 +1,1 @@
+"""Environments and rollouts. Nothing here imports TensorFlow."""

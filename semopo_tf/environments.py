@@ -1,0 +1,98 @@
+"""From a task name to an environment with its background. Spec section 10.
+
+Never imports TensorFlow: environments live in child processes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dreamerv2_base.envs.dmc import DMC
+from dreamerv2_base.errors import UserError
+from semopo_tf.backgrounds import composite, load_background
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """What makes an environment; travels to child processes.
+
+    Attributes are the configuration keys of the same names;
+    `background_seed` decides the order of the video files.
+    """
+
+    task: str
+    size: tuple[int, int] = (64, 64)
+    action_repeat: int = 2
+    camera: int = -1
+    time_limit: int = 0
+    video_dir: str = 'none'
+    video_frames: int = 1000
+    grayscale: bool = True
+    scene: str = 'stock'
+    shadows: bool = True
+    background_seed: int = 0
+
+
+def env_spec_from(config) -> EnvSpec:
+    """The environment of a configuration."""
+    return EnvSpec(
+        config.task, tuple(config.render_size), config.action_repeat,
+        config.dmc_camera, config.time_limit, config.video_dir,
+        config.video_frames, config.background_grayscale, config.scene,
+        config.shadows, config.seed)
+
+
+def make_env(spec: EnvSpec) -> Any:
+    """`dmc_TASK` as it is, `dmcdrv_TASK` with videos behind, `car_racing`.
+
+    Raises UserError for another name, and when videos or OpenGL are missing.
+    """
+    if spec.task.removeprefix('gym_') in ('car_racing', 'carracing'):
+        from dreamerv2_base.envs.car_racing import CarRacing
+        return CarRacing(spec.size, spec.action_repeat, spec.time_limit)
+    suite, _, task = spec.task.partition('_')
+    if suite not in ('dmc', 'dmcdrv') or not task:
+        raise UserError(
+            'task: expected dmc_TASK, dmcdrv_TASK or car_racing, found '
+            f'{spec.task!r}; give --task dmcdrv_walker_walk')
+    env = DMC(task, spec.size, spec.action_repeat, spec.camera, spec.scene,
+              spec.shadows, spec.time_limit)
+    if suite == 'dmc':
+        return env
+    frames = load_background(
+        spec.video_dir, spec.size, spec.grayscale, spec.background_seed,
+        spec.video_frames)
+    return env if frames is None else Distracted(env, frames)
+
+
+class Distracted:
+    """An environment with a video in place of its background pixels.
+
+    A uniformly random first frame is drawn at each reset; every action moves
+    the video on by one frame, cyclically.
+    """
+
+    def __init__(self, env: DMC, frames: np.ndarray):
+        self.env, self._frames = env, frames
+        self.action_size = env.action_size
+        self.background: int | None = None
+        self._index = 0
+
+    def reset(self, seed: int) -> dict[str, Any]:
+        rng = np.random.default_rng([seed, 1])
+        self._index = self.background = int(rng.integers(len(self._frames)))
+        return self._behind(self.env.reset(seed))
+
+    def step(self, action: np.ndarray) -> dict[str, Any]:
+        self._index = (self._index + 1) % len(self._frames)
+        return self._behind(self.env.step(action))
+
+    def close(self) -> None:
+        self.env.close()
+
+    def _behind(self, observation: dict[str, Any]) -> dict[str, Any]:
+        image = composite(observation['image'], self._frames[self._index])
+        return {**observation, 'image': image}
