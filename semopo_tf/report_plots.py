@@ -1,0 +1,80 @@
+"""The plots of a run's report, as SVG bytes."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+# Shown first, in this order; every other metric follows by name.
+ORDER = ('model_loss', 'image_loss', 'model_kl', 'reward_loss', 'disen_loss',
+         'disen/kl', 'actor_loss', 'critic_loss', 'reward_mean',
+         'penalty_mean', 'lambda', 'eval_return')
+
+
+def curves(rows: Sequence[dict[str, Any]]) -> bytes:
+    """Every metric of one phase over its updates, small multiples."""
+    names = {name for row in rows for name in row} - {'phase', 'step'}
+    names = sorted(names, key=lambda n: (
+        ORDER.index(n) if n in ORDER else len(ORDER), n))
+    columns = min(4, max(1, len(names)))
+    lines = max(1, math.ceil(len(names) / columns))
+    figure = Figure((3.1 * columns, 2.0 * lines), layout='constrained')
+    for number, name in enumerate(names):
+        axes = figure.add_subplot(lines, columns, number + 1)
+        points = [(row['step'], float(row[name])) for row in rows
+                  if name in row]
+        axes.plot(*zip(*points, strict=True), lw=1,
+                  marker='.' if len(points) < 12 else None)
+        axes.set_title(name, fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=.3)
+    return _svg(figure)
+
+
+def returns(data: Sequence[float], final: Sequence[float]) -> bytes:
+    """Returns in the data as a histogram, final episodes as dots."""
+    figure = Figure((5, 3), layout='constrained')
+    axes = figure.add_subplot()
+    if len(data):
+        axes.hist(data, bins=min(30, max(5, len(data) // 2)), alpha=.6,
+                  label=f'data ({len(data)} episodes)')
+    if len(final):
+        level = axes.get_ylim()[1] * np.linspace(.3, .7, len(final))
+        axes.plot(final, level, 'o', ms=5, color='tab:red', alpha=.7,
+                  label=f'final policy ({len(final)} episodes)')
+        axes.axvline(float(np.mean(final)), color='tab:red', lw=1)
+    axes.set_xlabel('return of an episode')
+    axes.set_ylabel('episodes')
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8)
+    return _svg(figure)
+
+
+def evaluations(episodes: Sequence[dict[str, Any]]) -> bytes:
+    """Returns of evaluation episodes over the updates of their phase."""
+    figure = Figure((5, 3), layout='constrained')
+    axes = figure.add_subplot()
+    if episodes:
+        steps = [row['step'] for row in episodes]
+        axes.plot(steps, [row['return'] for row in episodes], '.', alpha=.5)
+        means = {step: np.mean([row['return'] for row in episodes
+                                if row['step'] == step])
+                 for step in sorted(set(steps))}
+        axes.plot(list(means), list(means.values()), '-', lw=1,
+                  label='mean')
+        axes.legend(fontsize=8)
+    axes.set_xlabel('policy updates')
+    axes.set_ylabel('return')
+    axes.grid(alpha=.3)
+    return _svg(figure)
+
+
+def _svg(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format='svg', metadata={'Date': None})
+    return buffer.getvalue()
