@@ -11,7 +11,8 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -21,36 +22,57 @@ from dreamerv2_base.errors import UserError
 
 Episode = dict[str, np.ndarray]
 
-# Actions a hair outside the bounds come from half-precision files.
+# One unit in the last place above 1 at half precision, which older files use.
 ACTION_TOLERANCE = 1e-3
 KEYS = ('image', 'action', 'reward', 'is_first', 'is_last', 'is_terminal')
 
 
-def read_episode(path: Path) -> Episode:
+def read_episode(path: Path, extra_keys: Sequence[str] = (),
+                 ignored: set[str] | None = None) -> Episode:
     """Read and check one episode.
 
+    Args:
+      path: an `.npz` file. Numbers of any precision become float32.
+      extra_keys: further keys of numbers to read (proprioception), [L, ...].
+      ignored: gets the names of the keys that were not read. Keys with the
+        prefix `log_` are never inputs and not among them.
+
     Returns the keys of the episode format (`docs/design.md`), `discount` where
-    the file has it. Raises UserError naming the file, the key, what was
-    expected and what was found.
+    the file has it, and `extra_keys`. Flags that the file lacks are derived:
+    is_first and is_last from the position, is_terminal from discount = 0.
+
+    Raises UserError naming the file, the key, what was expected and what was
+    found. Actions may exceed [-1, 1] by ACTION_TOLERANCE.
     """
-    arrays = _load(Path(path))
-    for key in ('image', 'action', 'reward'):
+    path = Path(path)
+    arrays = _load(path)
+    for key in ('image', 'action', 'reward', *extra_keys):
         _expect(path, key, key in arrays, 'in the file', 'missing')
-    length = len(arrays['reward'])
     episode = {
         'image': _image(path, arrays['image']),
         'action': _numbers(path, 'action', arrays['action'], 2),
         'reward': _numbers(path, 'reward', arrays['reward'], 1)}
+    length = len(episode['reward'])
+    _expect(path, 'reward', length > 0, 'at least 1 row', '0 rows')
     if 'discount' in arrays:
         episode['discount'] = _numbers(
             path, 'discount', arrays['discount'], 1)
+    for key in extra_keys:
+        episode[key] = _numbers(path, key, arrays[key])
     episode.update(_flags(path, arrays, length))
+    if ignored is not None:
+        ignored.update(set(arrays) - set(episode))
     for key, value in episode.items():
         _expect(path, key, len(value) == length, f'{length} rows',
                 f'{len(value)} rows')
     largest = float(np.abs(episode['action']).max(initial=0.0))
     _expect(path, 'action', largest <= 1 + ACTION_TOLERANCE,
             'values in [-1, 1]', f'{largest:g}')
+    # A second first row means two episodes in one file, and chunks across
+    # their border.
+    first = np.flatnonzero(episode['is_first']).tolist()
+    _expect(path, 'is_first', first == [0], 'True in row 0 alone',
+            f'rows {first[:3]}')
     return episode
 
 
@@ -81,16 +103,21 @@ def write_episode(folder: Path, episode: Mapping[str, np.ndarray],
 
 def _load(path: Path) -> Episode:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError('a single array')
-            return {key: file[key] for key in file.files
-                    if not key.startswith('log_')}
+        # Opened here: NumPy leaves a file that it cannot read open.
+        with path.open('rb') as stream:
+            if not zipfile.is_zipfile(stream):
+                raise ValueError('no zip archive, or a truncated one')
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as file:
+                return {key: file[key] for key in file.files
+                        if not key.startswith('log_')}
     except FileNotFoundError:
         raise UserError(f'{path}: expected an episode, found no file'
                         ) from None
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile,
-            zipfile.zlib.error) as error:
+    except (ValueError, OSError, EOFError, KeyError, RuntimeError,
+            zipfile.BadZipFile, zlib.error) as error:
+        # RuntimeError: damaged headers that announce encryption or an
+        # unknown compression (NotImplementedError).
         raise UserError(
             f'{path}: expected an episode (.npz), found a broken file '
             f'({error}); replace it, or leave it out with --skip_broken True'
@@ -106,13 +133,13 @@ def _image(path: Path, image: np.ndarray) -> np.ndarray:
 
 
 def _numbers(path: Path, key: str, value: np.ndarray,
-             rank: int) -> np.ndarray:
-    kind = np.issubdtype(value.dtype, np.floating) or np.issubdtype(
-        value.dtype, np.integer)
-    _expect(path, key, kind and value.ndim == rank,
-            f'numbers with {rank} axes', f'{value.dtype} {list(value.shape)}')
+             rank: int | None = None) -> np.ndarray:
+    axes = value.ndim >= 1 if rank is None else value.ndim == rank
+    _expect(path, key, value.dtype.kind in 'fiu' and axes,
+            f'numbers with {rank or "1 or more"} axes',
+            f'{value.dtype} {list(value.shape)}')
     value = value.astype(np.float32)
-    bad = np.flatnonzero(~np.isfinite(value).reshape(len(value), -1).all(1))
+    bad = np.unique(np.nonzero(~np.isfinite(value))[0])
     _expect(path, key, not len(bad), 'finite numbers',
             f'NaN or infinity in row {bad[0] if len(bad) else ""}')
     return value

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from dreamerv2_base.episodes import Episode
+from dreamerv2_base.errors import UserError
 from dreamerv2_base.store import EpisodeStore
 
 
@@ -38,6 +39,8 @@ class ChunkSampler:
       prioritize_ends: enlarge the range of starts by T and clip, so that
         ends of episodes are drawn more often.
       notes: further entries of `describe()`.
+
+    Raises UserError when an episode of `order` is shorter than T.
     """
 
     def __init__(self, store: EpisodeStore, batch: int, length: int,
@@ -51,6 +54,11 @@ class ChunkSampler:
         self._order = np.arange(len(store)) if order is None else order
         self._window = window or (lambda step: len(self._order))
         self._ends = prioritize_ends
+        for number in self._order[store.rows[self._order] < length][:1]:
+            raise UserError(
+                f'{store.names[number]}: expected at least {length} rows, '
+                f'found {store.rows[number]}; give a smaller dataset length, '
+                'or leave the file out with --skip_broken True')
 
     def indices(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Episode numbers [B] and first rows [B] of one batch.
@@ -82,28 +90,64 @@ class ChunkSampler:
                 'batch': self._batch, 'length': self._length, **self._notes}
 
 
+class PlainGenerator:
+    """The plain formulation of ChunkSampler.batch, for comparison alone.
+
+    All episodes are held in memory; a batch is put together row by row.
+    """
+
+    def __init__(self, store: EpisodeStore, sampler: ChunkSampler,
+                 length: int):
+        self._sampler, self._length = sampler, length
+        self._episodes = [
+            {key: np.array(value) for key, value in store.episode(i).items()}
+            for i in range(len(store))]
+
+    def batch(self, step: int) -> Episode:
+        """The same arrays [B, T, ...] as the sampler's for the same step."""
+        chunks = [self._chunk(self._episodes[int(number)], int(start))
+                  for number, start in zip(
+                      *self._sampler.indices(step), strict=True)]
+        return {key: np.stack([chunk[key] for chunk in chunks])
+                for key in chunks[0]}
+
+    def _chunk(self, episode: Episode, start: int) -> Episode:
+        rows = [{key: value[start + t] for key, value in episode.items()}
+                for t in range(self._length)]
+        for t, row in enumerate(rows):
+            row['is_first'] = np.bool_(t == 0)
+        return {key: np.stack([row[key] for row in rows]) for key in episode}
+
+
 class Prefetcher:
     """Makes batches in a thread, `ahead` of them in advance.
 
     Args:
       source: has `batch(step)`.
       start, stop: steps of the batches, stop exclusive.
+      ahead: batches that wait, finished, at most.
     """
 
     def __init__(self, source: Any, start: int, stop: int, ahead: int = 1):
         self._queue: queue.Queue = queue.Queue(ahead)
         self._closed = threading.Event()
+        self._ended: tuple[int, BaseException] | None = None
         self._began, self._waited = time.monotonic(), 0.0
         self._thread = threading.Thread(
             target=self._produce, args=(source, start, stop), daemon=True)
         self._thread.start()
 
     def next(self) -> tuple[int, Episode]:
-        """The next step and its batch. Re-raises errors of the thread."""
+        """The next step and its batch.
+
+        Re-raises errors of the thread; StopIteration after the last batch.
+        """
         before = time.monotonic()
-        step, batch = self._queue.get()
+        step, batch = self._ended or self._queue.get()
         self._waited += time.monotonic() - before
         if isinstance(batch, BaseException):
+            # The thread is gone: further calls must not wait for it.
+            self._ended = (step, batch)
             raise batch
         return step, batch
 
@@ -116,6 +160,7 @@ class Prefetcher:
         return share
 
     def close(self) -> None:
+        """End the thread. May be called again."""
         self._closed.set()
         while not self._queue.empty():
             self._queue.get_nowait()
@@ -129,6 +174,7 @@ class Prefetcher:
                 item = (step, error)
             if not self._put(item) or isinstance(item[1], BaseException):
                 return
+        self._put((stop, StopIteration('no further batches')))
 
     def _put(self, item) -> bool:
         while not self._closed.is_set():

@@ -12,12 +12,17 @@ from typing import Any
 
 import numpy as np
 
+from dreamerv2_base.errors import UserError
+
 # The released growth per step is counted on the steps that were asked for.
 RELEASED_PLANNED = 25001
 
 
 def paper_window(step: int, count: int, epoch_updates: int = 1) -> int:
-    """min(m, n) trajectories in epoch m = 1, 2, …"""
+    """min(m, n) trajectories in epoch m = 1, 2, … (paper section 3.4).
+
+    `step` counts from 0; an epoch is `epoch_updates` gradient steps.
+    """
     return min(step // epoch_updates + 1, count)
 
 
@@ -26,8 +31,13 @@ def released_window(step: int, count: int, start: int = 10,
                     cap_last: bool = True) -> int:
     """The released window: `start`, then larger after every block.
 
-    After each `grow_updates` steps it grows by max(⌊n·grow/planned⌋, 1), up
-    to n − 1 (so that the last trajectory is never drawn).
+    Spec section 8; of the baselines 10.6. After each `grow_updates` steps it
+    grows by max(⌊n·grow/planned⌋, 1), up to n − 1 (so that the last
+    trajectory is never drawn) or, without `cap_last`, to n.
+
+    Of n = 400, updates 0 … 25,099 draw from at most 10 + 250 = 260: the last
+    update lies in block 250, counted from 0. The 261 = 10 + 251 of 10.6 is
+    what the counter says after the last block, when no update is left.
     """
     growth = max(count * grow_updates // planned, 1)
     window = start + step // grow_updates * growth
@@ -37,7 +47,7 @@ def released_window(step: int, count: int, start: int = 10,
 
 @dataclass(frozen=True)
 class Schedule:
-    """An order of episodes and the window over it.
+    """An order of n episodes and the window over it.
 
     Attributes:
       scheme: paper, released or random.
@@ -59,13 +69,29 @@ class Schedule:
         return replace(self, window=lambda _: final)
 
     def describe(self, updates: int) -> dict[str, Any]:
-        """Counts for the log: what is loaded, reachable, never drawn."""
+        """Counts for the log: what is loaded, reachable, never drawn.
+
+        `never_drawn` holds those dropped for equal returns too.
+        """
         reachable = self.window(max(updates - 1, 0))
         return {'sampling': self.scheme, 'episodes_loaded': self.loaded,
                 'dropped_as_equal_returns': self.collapsed,
                 'window_at_start': self.window(0),
                 'window_at_end': reachable,
                 'never_drawn': self.loaded - reachable}
+
+
+def load_order(count: int, shuffle_seed: int | None = None) -> np.ndarray:
+    """Episode numbers [n] as they are loaded: by name, which is by time.
+
+    With a seed they are shuffled once, as the released loader does with seed
+    0 unless temporal order is asked for (spec of the baselines 1.1, item 5).
+    The permutation is ours, not the published one, which is not recorded.
+    """
+    order = np.arange(count)
+    if shuffle_seed is not None:
+        order = np.random.default_rng(shuffle_seed).permutation(order)
+    return order
 
 
 def collapse_equal_returns(order: np.ndarray,
@@ -80,34 +106,63 @@ def collapse_equal_returns(order: np.ndarray,
     return np.array([number for number in order if number in kept], int)
 
 
-def order_episodes(returns: np.ndarray, by_return: bool,
+def order_episodes(order: np.ndarray, returns: np.ndarray, by_return: bool,
                    reverse: bool) -> np.ndarray:
-    """Episode numbers in time order (by name) or by ascending return."""
-    order = (np.argsort(returns, kind='stable') if by_return
-             else np.arange(len(returns)))
+    """`order` as it is or by ascending return [n], or the reverse of that.
+
+    Equal returns stay in the order in which they were loaded.
+    """
+    if by_return:
+        order = order[np.argsort(returns[order], kind='stable')]
     return order[::-1].copy() if reverse else order
 
 
-def schedule_from(config, scheme: str, store) -> Schedule:
-    """The schedule of a configuration over the episodes of a store."""
-    returns = store.returns
-    count = len(returns)
+def schedule_from(config, scheme: str, store,
+                  shuffle_seed: int | None = None) -> Schedule:
+    """The schedule of a configuration over the episodes of a store.
+
+    Args:
+      config: `replay.sort_rewards`, `replay.reverse` and the `sampling_` keys.
+      scheme: paper, released or random.
+      store: has `returns` [n], in the order of the names.
+      shuffle_seed: of `load_order`.
+
+    Raises UserError for an unknown scheme and for settings below 1.
+    """
+    count = len(store.returns)
+    order = load_order(count, shuffle_seed)
     if scheme == 'random':
-        order = np.arange(count)
         return Schedule('random', order, lambda step: count, count)
-    order = order_episodes(
-        returns, config.replay.sort_rewards, config.replay.reverse)
+    by_return, reverse = config.replay.sort_rewards, config.replay.reverse
     if scheme == 'paper':
-        return Schedule(
-            'paper', order, lambda step: paper_window(
-                step, count, config.sampling_epoch_updates), count)
-    if config.replay.sort_rewards and config.sampling_collapse_equal:
-        order = collapse_equal_returns(order, returns)
-    size = len(order)
+        epoch = _positive(config, 'sampling_epoch_updates')
+        order = order_episodes(order, store.returns, by_return, reverse)
+        return Schedule('paper', order,
+                        lambda step: paper_window(step, count, epoch), count)
+    if scheme != 'released':
+        raise UserError('sampling: expected paper, released or random, found '
+                        f'{scheme!r}; give --sampling paper')
+    if by_return and config.sampling_collapse_equal:
+        # Before sorting: the dictionary is filled while loading.
+        order = collapse_equal_returns(order, store.returns)
+    order = order_episodes(order, store.returns, by_return, reverse)
+    return Schedule('released', order, _released(config, len(order)), count,
+                    count - len(order))
 
-    def window(step: int) -> int:
-        return released_window(
-            step, size, config.sampling_start, config.sampling_grow_updates,
-            config.offline_model_train_steps, config.sampling_cap_last)
 
-    return Schedule('released', order, window, count, count - size)
+def _released(config, count: int) -> Callable[[int], int]:
+    start = _positive(config, 'sampling_start')
+    grow = _positive(config, 'sampling_grow_updates')
+    # 0 planned steps: a world model is given and the window stays at `start`.
+    planned = max(config.offline_model_train_steps, 1)
+    cap_last = config.sampling_cap_last
+    return lambda step: released_window(
+        step, count, start, grow, planned, cap_last)
+
+
+def _positive(config, key: str) -> int:
+    value = getattr(config, key)
+    if value < 1:
+        raise UserError(f'{key}: expected at least 1, found {value}; give '
+                        f'--{key} 1')
+    return value
