@@ -47,7 +47,7 @@ test: $(READY)
 lint: $(READY)
 	$(PY) -m ruff check .
 
-environment.yml: requirements.lock tools/requirements.in tools/lock.py $(READY)
+environment.yml: requirements.lock tools/requirements.in tools/lock.py | $(READY)
 	$(PY) -m tools.lock
 
 # Only a directory that is an environment, or was about to become one.

@@ -93,6 +93,8 @@ class Loop:
         bar = progress(phase.updates, self.at.step, phase.name)
         try:
             self._updates(phase, source, batches, bar)
+            if phase.video_every and source is not None:
+                self._videos(phase, source, phase.updates)
         finally:
             bar.close()
             if batches is not None:

@@ -8,10 +8,19 @@ import sys
 
 from dreamerv2_base.errors import UserError
 
-# Debian's packages per renderer.
-PACKAGES = {'egl': 'libegl1 libopengl0 libgl1-mesa-dri',
-            'osmesa': 'libosmesa6'}
+# What the last line of a failed probe says, and the Debian package that was
+# missing (tried one by one on a bare system); the first match counts.
+MISSING = {
+    'egl': (('eglQueryString', 'libegl1'),
+            ('glGetError', 'libopengl0'),
+            ('Cannot initialize a headless EGL', 'libgl1-mesa-dri'),
+            ('', 'libegl1 libopengl0 libgl1-mesa-dri')),
+    'osmesa': (('', 'libosmesa6'),),
+}
 TIMEOUT = 60.0  # seconds for one probe
+
+# Inherited by children: the value of MUJOCO_GL that is known to work.
+CHECKED = 'DREAMER_CHECKED_GL'
 
 _PROBE = '''
 import mujoco
@@ -37,28 +46,41 @@ def probe(name: str) -> str | None:
         return f'no answer within {TIMEOUT:.0f} s'
     if done.returncode == 0:
         return None
-    lines = done.stderr.strip().splitlines()
-    return lines[-1] if lines else f'exit code {done.returncode}'
+    # Destructors complain after the error itself; take the error.
+    errors = [line for line in done.stderr.splitlines()
+              if 'Error: ' in line and not line.startswith(' ')]
+    return errors[0] if errors else f'exit code {done.returncode}'
+
+
+def remedy(name: str, reason: str) -> str:
+    """The apt command for a renderer that failed for a reason."""
+    for text, packages in MISSING.get(name, ()):
+        if text in reason:
+            return ('apt-get install -y --no-install-recommends '
+                    f'{packages}')
+    return 'unset MUJOCO_GL, and EGL or OSMesa is chosen'
 
 
 def choose_renderer() -> str:
     """The value of MUJOCO_GL: the user's own, else EGL, else OSMesa.
 
-    Raises UserError with what to install when none works.
+    Sets the variable, for this process and its children. Each candidate is
+    tried in a child process once. Raises UserError with what to install when
+    the user's own does not work, or neither of the two does.
     """
     # Without this a process may print a traceback when it ends.
     os.environ.setdefault('DISABLE_RENDER_THREAD_OFFLOADING', '1')
     chosen = os.environ.get('MUJOCO_GL')
-    if chosen:
+    if chosen and os.environ.get(CHECKED) == chosen:
         return chosen
-    reasons = []
-    for name in PACKAGES:
+    reasons = {}
+    for name in [chosen] if chosen else list(MISSING):
         reason = probe(name)
         if reason is None:
-            os.environ['MUJOCO_GL'] = name
+            os.environ['MUJOCO_GL'] = os.environ[CHECKED] = name
             return name
-        reasons.append(f'{name}: {reason}')
-    raise UserError(
-        'rendering: expected OpenGL by EGL or OSMesa, found neither '
-        f'({"; ".join(reasons)}); install it: apt-get install -y '
-        f'{PACKAGES["egl"]}')
+        reasons[name] = reason
+    first, reason = next(iter(reasons.items()))
+    tried = '; '.join(f'{name}: {text}' for name, text in reasons.items())
+    raise UserError(f'rendering: expected OpenGL by {" or ".join(reasons)}, '
+                    f'found none ({tried}); mend it: {remedy(first, reason)}')

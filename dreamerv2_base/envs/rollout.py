@@ -1,18 +1,20 @@
 """One batched policy in several environments, in child processes.
 
 The environments of a wave go in lockstep: one policy call per step. Results
-depend on the policy and the seed, not on the number of processes. A child
-that dies or hangs is replaced, and its episodes are repeated.
+depend on the policy and the seed, not on the number of processes, and not on
+mishaps: a child that dies, hangs or fails is replaced, and its episodes are
+brought back to where they were by their seeds and recorded actions.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import multiprocessing
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,8 @@ from dreamerv2_base.errors import UserError
 
 Policy = Callable[[dict[str, np.ndarray], Any], tuple[np.ndarray, Any]]
 FLAGS = ('is_first', 'is_last', 'is_terminal')
+ATTEMPTS = 3  # processes that an episode may have
+PAUSE = 0.5  # seconds between two looks whether a child is alive
 
 
 @dataclass
@@ -32,7 +36,7 @@ class Episode:
       arrays: the kept arrays, rows by time (see the episode format).
       total: sum of rewards, float64. length: rows.
       background: first frame of the background video, if there is one.
-      attempts: 1, or more when a child process died.
+      attempts: 1, and one more for every time its process was lost.
     """
 
     arrays: dict[str, np.ndarray]
@@ -40,6 +44,27 @@ class Episode:
     length: int
     background: int | None
     attempts: int
+
+
+@dataclass
+class _Run:
+    """An episode under way; rows[t] has the action that led to it."""
+
+    number: int
+    seed: int
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    background: int | None = None
+    attempts: int = 1
+
+    def order(self, row: int) -> tuple[str, Any]:
+        """What brought, and brings again, the environment to a row."""
+        if row == 0:
+            return 'reset', self.seed
+        return 'step', self.rows[row]['action']
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.rows) and self.rows[-1]['is_last']
 
 
 class Rollout:
@@ -53,11 +78,14 @@ class Rollout:
       timeout: seconds after which a silent child counts as hanging.
     """
 
-    ATTEMPTS = 3
-
     def __init__(self, make_env: Callable[[], Any], envs: int = 10,
                  workers: int = 2, timeout: float = 120.0):
-        choose_renderer()
+        if envs < 1 or workers < 1:
+            raise UserError(
+                f'rollout: expected at least one environment and one process,'
+                f' found {envs} and {workers}; give --eval_envs 1 '
+                '--eval_workers 1')
+        choose_renderer()  # once, not in every child
         self._envs = envs
         self._workers = [
             _Worker(make_env, timeout) for _ in range(min(workers, envs))]
@@ -67,7 +95,7 @@ class Rollout:
     def action_size(self) -> int:
         """A, asked from an environment."""
         if self._action_size is None:
-            self._action_size = self._workers[0].ask(('action_size',))
+            self._action_size = self._workers[0].action_size()
         return self._action_size
 
     @property
@@ -76,29 +104,34 @@ class Rollout:
         return [worker.pid for worker in self._workers]
 
     def run(self, policy: Policy, episodes: int, seed: int,
-            keep: Sequence[str] | bool = False) -> list[Episode]:
+            keep: Sequence[str] | bool = False,
+            on_step: Callable[[int], None] | None = None) -> list[Episode]:
         """Run whole episodes; number j starts from a seed of (seed, j).
 
         `keep` names arrays to return (True: all). `policy` gets arrays
-        [envs, ...] and None as its first state; rows of idle environments
-        are zero. Raises UserError when an episode fails three times.
+        [envs, ...] and None as its first state of a wave; rows of idle
+        environments are zero. `on_step` hears how many environments have
+        just moved. Raises UserError when the environment does or when the
+        process of an episode is lost three times, RuntimeError when an
+        environment cannot be brought back by its seed and actions.
         """
-        waiting = [(number, 1) for number in range(episodes)]
-        done: dict[int, Episode] = {}
-        while waiting:
-            wave, waiting = waiting[:self._envs], waiting[self._envs:]
-            finished, lost = self._wave(policy, wave, seed, keep)
-            done.update(finished)
-            for number, attempt in lost:
-                if attempt >= self.ATTEMPTS:
-                    raise UserError(
-                        f'evaluation: expected episode {number} to end, '
-                        f'found its process dead {attempt} times; check the '
-                        'renderer with run.py doctor')
-                waiting.append((number, attempt + 1))
-        return [done[number] for number in range(episodes)]
+        done: list[Episode] = []
+        while len(done) < episodes:
+            numbers = range(len(done), min(len(done) + self._envs, episodes))
+            wave = {number - len(done): _Run(number, episode_seed(
+                seed, number)) for number in numbers}
+            try:
+                self._wave(policy, wave, on_step)
+            except BaseException:
+                # Answers may be on their way; nobody must read them later.
+                for worker in self._workers:
+                    worker.end()
+                raise
+            done += [_episode(run, keep) for run in wave.values()]
+        return done
 
     def close(self) -> None:
+        """End the children; again is harmless."""
         for worker in self._workers:
             worker.stop()
 
@@ -108,75 +141,86 @@ class Rollout:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # One wave.
+    def _wave(self, policy: Policy, wave: Mapping[int, _Run],
+              on_step: Callable[[int], None] | None) -> None:
+        still = np.zeros(self.action_size, np.float32)
+        found = self._exchange(
+            wave, {slot: ('reset', run.seed) for slot, run in wave.items()})
+        for slot, (row, background) in found.items():
+            wave[slot].rows.append({**row, 'action': still})
+            wave[slot].background = background
+        state = None
+        while active := [slot for slot, run in wave.items() if not run.ended]:
+            action, state = policy(self._batch(wave, active), state)
+            action = np.asarray(action, np.float32)
+            found = self._exchange(
+                wave, {slot: ('step', action[slot]) for slot in active})
+            for slot, (row, _) in found.items():
+                wave[slot].rows.append({**row, 'action': action[slot].copy()})
+            if on_step is not None:
+                on_step(len(active))
 
-    def _wave(self, policy, wave, seed, keep):
-        slots = dict(enumerate(wave))
-        rows: dict[int, list[dict]] = {slot: [] for slot in slots}
-        backgrounds: dict[int, int | None] = {}
-        seeds = {slot: episode_seed(seed, number)
-                 for slot, (number, _) in slots.items()}
-        active, state, action = set(slots), None, None
-        lost: set[int] = set()
-        while active:
-            if action is None:
-                found, gone = self._exchange(
-                    'reset', {slot: seeds[slot] for slot in active})
-            else:
-                found, gone = self._exchange(
-                    'step', {slot: action[slot] for slot in active})
-            lost |= gone
-            active -= gone
-            for slot, (row, background) in found.items():
-                row['action'] = (np.zeros(self.action_size, np.float32)
-                                 if action is None else action[slot])
-                rows[slot].append(row)
-                backgrounds.setdefault(slot, background)
-                if row['is_last']:
-                    active.discard(slot)
-            if active:
-                action, state = policy(self._batch(rows, active), state)
-                action = np.asarray(action, np.float32)
-        finished = {
-            slots[slot][0]: _episode(
-                rows[slot], keep, backgrounds[slot], slots[slot][1])
-            for slot in slots if slot not in lost}
-        return finished, [slots[slot] for slot in sorted(lost)]
-
-    def _batch(self, rows, active) -> dict[str, np.ndarray]:
+    def _batch(self, wave: Mapping[int, _Run], active: list[int],
+               ) -> dict[str, np.ndarray]:
         """Observations of all slots; zeros where nothing is going on."""
-        sample = rows[next(iter(active))][-1]
         batch = {}
-        for key, value in sample.items():
+        for key, value in wave[active[0]].rows[-1].items():
             if key == 'action':
                 continue
             value = np.asarray(value)
             dtype = np.float32 if key == 'reward' else value.dtype
             batch[key] = np.zeros((self._envs, *value.shape), dtype)
             for slot in active:
-                batch[key][slot] = rows[slot][-1][key]
+                batch[key][slot] = wave[slot].rows[-1][key]
         return batch
 
-    def _exchange(self, verb: str, arguments: Mapping[int, Any]):
-        """Ask every worker for its slots at once; answers and lost slots."""
-        asked = []
-        for number, worker in enumerate(self._workers):
-            mine = {slot: value for slot, value in arguments.items()
-                    if slot % len(self._workers) == number}
-            if mine:
-                asked.append((worker, mine))
-        sent = [(worker, mine, worker.send((verb, mine)))
-                for worker, mine in asked]
+    def _exchange(self, wave: Mapping[int, _Run],
+                  orders: Mapping[int, tuple[str, Any]]) -> dict[int, Any]:
+        """One order per slot, to all workers at once; the answers."""
+        shares = [{slot: order for slot, order in orders.items()
+                   if slot % len(self._workers) == number}
+                  for number in range(len(self._workers))]
+        asked = [(worker, share) for worker, share
+                 in zip(self._workers, shares, strict=True) if share]
+        for worker, share in asked:
+            worker.send(('do', share))
         found: dict[int, Any] = {}
-        gone: set[int] = set()
-        for worker, mine, alive in sent:
-            answer = worker.receive() if alive else None
+        for worker, share in asked:
+            answer = worker.receive()
+            while answer is None:
+                answer = self._again(
+                    worker, {slot: wave[slot] for slot in share}, share)
+            found.update(answer)
+        return found
+
+    def _again(self, worker: _Worker, lost: Mapping[int, _Run],
+               share: Mapping[int, tuple[str, Any]]) -> dict | None:
+        """The answers that a worker owed, from a new process.
+
+        None when the new one is lost too. All runs have as many rows.
+        """
+        for run in lost.values():
+            if run.attempts >= ATTEMPTS:
+                raise UserError(
+                    f'rollout: expected episode {run.number} to end, lost its '
+                    f'process {run.attempts} times ({worker.reason}); check '
+                    'the renderer with: run.py doctor')
+            run.attempts += 1
+        worker.end()
+        for row in range(len(next(iter(lost.values())).rows)):
+            worker.send(('do', {
+                slot: run.order(row) for slot, run in lost.items()}))
+            answer = worker.receive()
             if answer is None:
-                worker.restart()
-                gone |= set(mine)
-            else:
-                found.update(answer)
-        return found, gone
+                return None
+            for slot, run in lost.items():
+                if answer[slot][0]['reward'] != run.rows[row]['reward']:
+                    raise RuntimeError(
+                        f'episode {run.number}: expected the rewards of its '
+                        f'seed and actions again in a new process, found '
+                        f'another at row {row}')
+        worker.send(('do', share))
+        return worker.receive()
 
 
 def episode_seed(seed: int, number: int) -> int:
@@ -186,112 +230,131 @@ def episode_seed(seed: int, number: int) -> int:
 
 
 class _Worker:
-    """A child process with some environments, restarted when it fails."""
+    """A child process with some environments, replaced when it fails."""
 
-    def __init__(self, make_env, timeout):
+    def __init__(self, make_env: Callable[[], Any], timeout: float):
         self._make_env, self._timeout = make_env, timeout
+        self._process: Any = None
+        self.reason = ''
         self._start()
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
-    def send(self, message) -> bool:
-        try:
+    def send(self, message: tuple[str, Any]) -> None:
+        """To the child; whether it is there shows at `receive`."""
+        if self._process is None:
+            self._start()
+        with contextlib.suppress(OSError):
             self._pipe.send(message)
-        except OSError:
-            return False
-        return True
 
     def receive(self) -> Any:
-        """The answer; None when the child died or hangs.
+        """The answer; None, and a `reason`, when the child is lost.
 
         Raises UserError when the environment did.
         """
         deadline = time.monotonic() + self._timeout
         try:
-            while not self._pipe.poll(0.5):
-                if (time.monotonic() > deadline
-                        or not self._process.is_alive()):
+            while not self._pipe.poll(PAUSE):
+                if time.monotonic() > deadline:
+                    self.reason = f'no answer within {self._timeout:g} s'
                     return None
             kind, answer = self._pipe.recv()
         except (EOFError, OSError):
+            self._process.join(PAUSE)
+            self.reason = f'it ended with code {self._process.exitcode}'
             return None
         if kind == 'user error':
             raise UserError(answer)
         if kind == 'error':
-            raise RuntimeError(f'environment process: {answer}')
+            self.reason = answer
+            return None
         return answer
 
-    def ask(self, message) -> Any:
-        self.send(message)
-        answer = self.receive()
-        if answer is None:
-            raise UserError('environment: expected it to start, found its '
-                            'process dead; check with run.py doctor')
-        return answer
-
-    def restart(self) -> None:
-        self._end()
-        self._start()
+    def action_size(self) -> int:
+        """A of its environment. Raises UserError when the child is lost."""
+        for _ in range(ATTEMPTS):
+            self.send(('action_size', None))
+            answer = self.receive()
+            if answer is not None:
+                return answer
+            self.end()
+        raise UserError(
+            'rollout: expected the environment to start, lost its process '
+            f'{ATTEMPTS} times ({self.reason}); check the renderer with: '
+            'run.py doctor')
 
     def stop(self) -> None:
-        self.send(('close',))
-        self._process.join(timeout=5)
-        self._end()
+        """Let the child close its environments and end."""
+        if self._process is not None:
+            with contextlib.suppress(OSError):
+                self._pipe.send(('close', None))
+            self._process.join(timeout=5)
+            self.end()
 
-    def _start(self):
+    def end(self) -> None:
+        """Kill the child. The next message starts another."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            self._pipe.close()
+            self._process = None
+
+    def _start(self) -> None:
+        # Not fork: a copy of a process that rendered hangs in OpenGL.
         context = multiprocessing.get_context('spawn')
         self._pipe, child = context.Pipe()
         self._process = context.Process(
             target=_serve, args=(child, self._make_env), daemon=True)
         self._process.start()
+        # The child's end must be open in the child alone, or its death
+        # would not end the pipe.
         child.close()
 
-    def _end(self):
-        self._process.kill()
-        self._process.join()
-        self._pipe.close()
 
-
-def _serve(pipe, make_env) -> None:
-    """Loop of a child: makes environments as slots are asked for."""
+def _serve(pipe: Any, make_env: Callable[[], Any]) -> None:
+    """Loop of a child, which lives as long as the parent's end is open."""
+    # Ctrl-C reaches the whole process group; the parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     envs: dict[int, Any] = {}
-
-    def env(slot: int):
-        if slot not in envs:
-            envs[slot] = make_env()
-        return envs[slot]
-
-    def answer(verb: str, *arguments):
-        if verb == 'action_size':
-            return env(-1).action_size
-        results = {}
-        for slot, value in arguments[0].items():
-            row = (env(slot).reset(value) if verb == 'reset'
-                   else env(slot).step(value))
-            results[slot] = (row, getattr(env(slot), 'background', None))
-        return results
-
     while True:
         try:
-            message = pipe.recv()
+            verb, argument = pipe.recv()
         except (EOFError, OSError):
             break
-        if message[0] == 'close':
+        if verb == 'close':
             break
         try:
-            pipe.send(('ok', answer(*message)))
+            answer = ('ok', _obey(envs, make_env, verb, argument))
         except UserError as error:
-            pipe.send(('user error', str(error)))
+            answer = ('user error', str(error))
         except Exception as error:  # told to the parent, with its type
-            pipe.send(('error', f'{type(error).__name__}: {error}'))
-    for made in envs.values():
-        made.close()
+            answer = ('error', f'{type(error).__name__}: {error}')
+        try:
+            pipe.send(answer)
+        except OSError:
+            break
+    for env in envs.values():
+        env.close()
 
 
-def _episode(rows: list[dict], keep, background, attempts) -> Episode:
+def _obey(envs: dict[int, Any], make_env: Callable[[], Any], verb: str,
+          argument: Any) -> Any:
+    """Carry out a message; environments are made when first asked for."""
+    slots = [0] if verb == 'action_size' else list(argument)
+    for slot in slots:
+        if slot not in envs:
+            envs[slot] = make_env()
+    if verb == 'action_size':
+        return envs[0].action_size
+    return {slot: (getattr(envs[slot], name)(value),
+                   getattr(envs[slot], 'background', None))
+            for slot, (name, value) in argument.items()}
+
+
+def _episode(run: _Run, keep: Sequence[str] | bool) -> Episode:
+    rows = run.rows
     names = list(rows[0]) if keep is True else list(keep or ())
     arrays = {}
     for name in names:
@@ -300,4 +363,4 @@ def _episode(rows: list[dict], keep, background, attempts) -> Episode:
             array = array.astype(np.float32)
         arrays[name] = array.astype(bool) if name in FLAGS else array
     total = float(np.sum([row['reward'] for row in rows], dtype=np.float64))
-    return Episode(arrays, total, len(rows), background, attempts)
+    return Episode(arrays, total, len(rows), run.background, run.attempts)

@@ -1,0 +1,173 @@
+"""What a user can do wrong: one line, exit code 2, nothing lost."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+
+import numpy as np
+import pytest
+
+from dreamerv2_base.episodes import write_episode
+from tests.helpers import make_episode, make_folder, run
+
+DEBUG = ('--configs', 'debug', '--task', 'dmc_walker_walk')
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return make_folder(tmp_path_factory.mktemp('data') / 'episodes')
+
+
+def train(data, tmp_path, *flags, **environment):
+    return run('train', *DEBUG, '--offline_dir', data, '--logdir',
+               tmp_path / 'run', *flags, **environment)
+
+
+def assert_user_error(done, *words):
+    assert done.returncode == 2, (done.stdout, done.stderr[-3000:])
+    lines = done.stderr.strip().splitlines()
+    errors = [line for line in lines if line.startswith('error: ')]
+    assert len(errors) == 1, lines
+    assert 'Traceback' not in done.stderr
+    for word in words:
+        assert word in errors[0], errors[0]
+
+
+def test_unknown_key(data, tmp_path):
+    assert_user_error(train(data, tmp_path, '--rssm.detre', '3'),
+                      'rssm.detre', 'nearest: rssm.deter')
+
+
+def test_wrong_type(data, tmp_path):
+    assert_user_error(train(data, tmp_path, '--steps', 'many'),
+                      'steps', 'int', 'many')
+
+
+def test_missing_folder(tmp_path):
+    assert_user_error(train(tmp_path / 'nowhere', tmp_path), 'nowhere')
+
+
+def test_empty_folder(tmp_path):
+    (tmp_path / 'empty').mkdir()
+    assert_user_error(train(tmp_path / 'empty', tmp_path), 'empty',
+                      'collect')
+
+
+def spoil(tmp_path, edit):
+    folder = make_folder(tmp_path / 'episodes', count=2)
+    edit(folder)
+    return folder
+
+
+def test_truncated_file(tmp_path):
+    def edit(folder):
+        path = sorted(folder.glob('*.npz'))[1]
+        path.write_bytes(path.read_bytes()[:1000])
+    folder = spoil(tmp_path, edit)
+    assert_user_error(train(folder, tmp_path), '00000001-29.npz',
+                      '--skip_broken')
+
+
+def test_broken_files_can_be_skipped_and_are_counted(tmp_path):
+    def edit(folder):
+        path = sorted(folder.glob('*.npz'))[1]
+        path.write_bytes(path.read_bytes()[:1000])
+    folder = spoil(tmp_path, edit)
+    done = train(folder, tmp_path, '--skip_broken', 'True', '--jit', 'eager',
+                 '--offline_model_train_steps', '2', '--steps', '0')
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert '1 broken file' in done.stderr
+    assert 'broken episode file' in (
+        tmp_path / 'run' / 'report.html').read_text()
+
+
+@pytest.mark.parametrize(('settings', 'words'), [
+    ({'size': 32}, ('image', '32x32')),
+    ({'actions': 3}, ('action', '[3]'))])
+def test_an_episode_unlike_the_others(tmp_path, settings, words):
+    folder = spoil(tmp_path, lambda folder: write_episode(
+        folder, make_episode(9, **settings), 9, 'f' * 32))
+    if 'size' in settings:
+        for path in sorted(folder.glob('*.npz'))[:2]:
+            path.unlink()
+    assert_user_error(train(folder, tmp_path), *words)
+
+
+def test_nan_reward(tmp_path):
+    episode = make_episode(9)
+    episode['reward'][7] = np.nan
+    folder = spoil(tmp_path, lambda folder: write_episode(
+        folder, episode, 9, 'f' * 32))
+    assert_user_error(train(folder, tmp_path), 'reward', 'row 7')
+
+
+def test_folder_without_videos(data, tmp_path):
+    (tmp_path / 'videos').mkdir()
+    done = run('train', '--configs', 'debug', '--offline_dir', data,
+               '--logdir', tmp_path / 'run', '--jit', 'eager',
+               '--offline_model_train_steps', '0', '--video_dir',
+               tmp_path / 'videos')
+    assert_user_error(done, 'video_dir', 'none')
+
+
+def test_no_opengl(data, tmp_path):
+    done = train(data, tmp_path, '--jit', 'eager',
+                 '--offline_model_train_steps', '0',
+                 MUJOCO_GL='', LD_PRELOAD='', PYOPENGL_PLATFORM='nonsense')
+    # MuJoCo's own choice cannot be broken from here: the probe is, instead.
+    from dreamerv2_base.envs import opengl
+    reason = opengl.probe('nonsense')
+    assert reason is not None
+    assert done.returncode in (0, 2)
+
+
+def test_disk_full_while_saving(data, tmp_path):
+    # A checkpoint folder on a device that is always full.
+    import errno
+
+    from dreamerv2_base.checkpoint import Checkpoints
+    from dreamerv2_base.errors import UserError
+    ckpt = Checkpoints(tmp_path / 'ckpt')
+    ckpt.save(1, {'a': np.ones(3)}, {})
+    original = np.savez
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+    np.savez = full
+    try:
+        with pytest.raises(UserError, match='disk full'):
+            ckpt.save(2, {'a': np.ones(3)}, {})
+    finally:
+        np.savez = original
+    assert ckpt.positions() == [1]
+    np.testing.assert_array_equal(ckpt.load()[0]['a'], np.ones(3))
+
+
+def test_second_process_on_a_run_folder(data, tmp_path):
+    (tmp_path / 'run').mkdir()
+    with (tmp_path / 'run' / 'lock').open('w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert_user_error(train(data, tmp_path), 'no other process')
+
+
+def test_a_changed_configuration_is_refused(data, tmp_path):
+    flags = ('--jit', 'eager', '--offline_model_train_steps', '2',
+             '--steps', '0')
+    done = train(data, tmp_path, *flags)
+    assert done.returncode == 0, done.stderr[-2000:]
+    done = train(data, tmp_path, *flags, '--model_opt.lr', '1e-5')
+    assert_user_error(done, 'model_opt.lr', '1e-05')
+    # … but the same command again finds everything done.
+    done = train(data, tmp_path, *flags)
+    assert done.returncode == 0, done.stderr[-2000:]
+    shutil.rmtree(tmp_path / 'run')
+
+
+def test_evaluating_what_is_no_run_folder(tmp_path):
+    assert_user_error(run('evaluate', tmp_path), 'config.yaml')
+
+
+def test_a_traceback_on_demand(tmp_path):
+    done = run('--debug', 'train', '--offline_dir', tmp_path / 'x')
+    assert 'Traceback' in done.stderr
