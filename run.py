@@ -42,7 +42,23 @@ def report(options, rest: list[str]) -> int:
 
 def diff(options, rest: list[str]) -> int:
     from semopo_tf import commands
+    if options.presets:
+        return commands.diff_presets(*options.presets, options.format)
+    if options.against:
+        return commands.diff_runs(*map(Path, options.against))
+    if options.record:
+        return commands.record_trace(options.record, rest)
     return commands.diff_traces([Path(path) for path in options.trace], rest)
+
+
+def convert_checkpoint(options, rest: list[str]) -> int:
+    from semopo_tf import released_checkpoint
+    if rest:
+        raise UserError(f'convert-checkpoint: expected IN OUT --config FILE, '
+                        f'found {rest[0]!r} as well')
+    print(released_checkpoint.convert(
+        options.source, options.target, options.config))
+    return 0
 
 
 COMMANDS = {
@@ -51,7 +67,9 @@ COMMANDS = {
     'collect': (collect, 'make demonstration data with scripted policies'),
     'doctor': (doctor, 'check this machine for a configuration'),
     'report': (report, 'write the HTML report of a run folder'),
-    'diff': (diff, 'compare with recorded traces of the published code'),
+    'diff': (diff, 'compare with recorded traces, presets or runs'),
+    'convert-checkpoint': (
+        convert_checkpoint, 'read and write checkpoints of the published code'),
 }
 
 
@@ -77,8 +95,22 @@ def parser() -> argparse.ArgumentParser:
     added['evaluate'].add_argument(
         '--video', type=Path, default=None, metavar='FILE.mp4',
         help='film of the first episode')
+    what = added['diff'].add_mutually_exclusive_group(required=True)
+    what.add_argument('--trace', nargs='+', metavar='FILE.npz',
+                      help='replay recorded traces')
+    what.add_argument('--presets', nargs=2, metavar='NAME',
+                      help='every key in which two presets differ, and why')
+    what.add_argument('--against', nargs=2, metavar='RUN',
+                      help='where two run folders first part')
+    what.add_argument('--record', type=Path, metavar='FILE.npz',
+                      help='record a trace of this package')
     added['diff'].add_argument(
-        '--trace', nargs='+', required=True, metavar='FILE.npz')
+        '--format', choices=('table', 'markdown', 'json'), default='table')
+    convert = added['convert-checkpoint']
+    convert.add_argument('source', type=Path, metavar='IN')
+    convert.add_argument('target', type=Path, metavar='OUT')
+    convert.add_argument('--config', type=Path, required=True, metavar='FILE',
+                         help='configuration keys, YAML or JSON')
     return top
 
 

@@ -242,7 +242,7 @@ class Loop:
             self.run.logger.rewind(None)
             return
         arrays, state = self.run.checkpoints.load()
-        if state['data'] != self.store.digest:
+        if state['data'] not in (None, self.store.digest):
             raise UserError(
                 f'{self.run.path}: expected the data that this run was '
                 'started with, found other episodes in offline_dir; restore '

@@ -75,14 +75,20 @@ make_venv() {
         "another or a broken one; remove it: rm -r $venv"
 }
 
+pip() {
+    "$venv/bin/python" -m pip "$@" --disable-pip-version-check --no-input
+}
+
 # The lock holds every package, so pip has nothing to resolve; pip check says
-# whether that is true.
+# whether that is true. gym and rliable come as sources: they are built with the
+# locked setuptools and wheel, not with the newest.
 install_packages() {
     touch "$venv/.incomplete"
     echo "Installing $lock into $venv: a few minutes, 4 GB (GPU: 7 GB)."
-    "$venv/bin/python" -m pip install --disable-pip-version-check --no-input \
-        --no-deps -r "$lock"
-    "$venv/bin/python" -m pip check
+    # shellcheck disable=SC2046 # two words
+    pip install --no-deps $(grep -E '^(setuptools|wheel)==' requirements.lock)
+    pip install --no-deps --no-build-isolation --use-pep517 -r "$lock"
+    pip check
     rm "$venv/.incomplete"
 }
 

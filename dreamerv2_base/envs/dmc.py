@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ class DMC:
       scene: 'stock', or 'grey_floor' as in DBC and TIA.
       shadows: whether MuJoCo casts shadows.
       time_limit: control steps of an episode; 0 for the task's own.
+      state_key: whether observations have a `state`, the simulator's.
 
     Actions are in [-1, 1]. Raises UserError for an unknown task.
     """
@@ -37,7 +39,7 @@ class DMC:
     def __init__(self, task: str, size: tuple[int, int] = (64, 64),
                  action_repeat: int = 2, camera: int = -1,
                  scene: str = 'stock', shadows: bool = True,
-                 time_limit: int = 0):
+                 time_limit: int = 0, state_key: bool = False):
         choose_renderer()
         self._random = np.random.RandomState(0)
         self._env, domain = _load(task, self._random)
@@ -45,6 +47,7 @@ class DMC:
             camera = 2 if domain == 'quadruped' else 0
         self._size, self._repeat, self._camera = size, action_repeat, camera
         self._limit, self._count = time_limit, 0
+        self._state_key = state_key
         spec = self._env.action_spec()
         self._low, self._high = spec.minimum, spec.maximum
         self.action_size = int(np.prod(spec.shape))
@@ -95,6 +98,15 @@ class DMC:
         return np.concatenate(
             [np.ravel(value) for value in values]).astype(np.float32)
 
+    def get_state(self) -> np.ndarray:
+        """Positions, velocities and activations of the simulator, float64."""
+        return self.physics.get_state()
+
+    def set_state(self, state: np.ndarray) -> None:
+        """Put the simulator into a state of `get_state`; then `render()`."""
+        self.physics.set_state(state)
+        self.physics.forward()
+
     def close(self) -> None:
         self._env.close()
 
@@ -104,9 +116,10 @@ class DMC:
     def _observation(self, reward: float, first: bool = False) -> Observation:
         ended = self._last.last() or self._over()
         terminal = self._last.last() and self._last.discount == 0
-        return {'image': self.render(), 'reward': float(reward),
-                'is_first': first, 'is_last': bool(ended),
-                'is_terminal': bool(terminal)}
+        found = {'image': self.render(), 'reward': float(reward),
+                 'is_first': first, 'is_last': bool(ended),
+                 'is_terminal': bool(terminal)}
+        return {**found, 'state': self.state()} if self._state_key else found
 
     def _dress(self, domain: str, scene: str, shadows: bool) -> None:
         model = self.physics.model
@@ -124,12 +137,12 @@ class DMC:
 
 
 def _load(task: str, random: np.random.RandomState) -> tuple[Any, str]:
-    from dm_control import suite
+    from dm_control import suite  # after the choice of a renderer
     known = {f'{domain}_{name}': (domain, name)
              for domain, name in suite.ALL_TASKS}
+    # Short names of PlaNet's benchmark.
     known['cup_catch'] = ('ball_in_cup', 'catch')
     if task not in known:
-        import difflib
         near = difflib.get_close_matches(task, known, 1)
         hint = f' (nearest: {near[0]})' if near else ''
         raise UserError(f'task: expected a DM Control task, found {task!r}'
@@ -142,10 +155,10 @@ def _load(task: str, random: np.random.RandomState) -> tuple[Any, str]:
 def _repaint(model: Any, texture: str,
              colours: dict[tuple, tuple]) -> None:
     """Replace colours of a texture; before the first frame is drawn."""
-    try:
-        number = model.name2id(texture, 'texture')
-    except Exception:  # dm_control's own error type; not in every task
-        return
+    names = [model.id2name(i, 'texture') for i in range(model.ntex)]
+    if texture not in names:
+        return  # a few tasks have no floor
+    number = names.index(texture)
     start = model.tex_adr[number]
     count = (model.tex_height[number] * model.tex_width[number]
              * model.tex_nchannel[number])
@@ -156,5 +169,4 @@ def _repaint(model: Any, texture: str,
         # The compiler truncates colours to bytes; allow for rounding.
         distance = np.abs(texels[:, :3].astype(int) - np.multiply(old, 255))
         painted[(distance < 1.5).all(1), :3] = np.multiply(new, 255)
-    texels[:] = painted
     model.tex_data[start:start + count] = painted.ravel()

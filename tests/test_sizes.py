@@ -1,0 +1,89 @@
+"""Full-size networks: weights per module as the specification implies."""
+
+from __future__ import annotations
+
+import pytest
+
+from semopo_tf import doctor, memory, settings
+
+
+def dense(inputs, units):
+    return inputs * units + units
+
+
+def conv(kernel, inputs, filters):
+    return kernel * kernel * inputs * filters + filters
+
+
+def encoder(d):
+    return (conv(4, 3, d) + conv(4, d, 2 * d) + conv(4, 2 * d, 4 * d)
+            + conv(4, 4 * d, 8 * d))
+
+
+def decoder(d, feat, channels):
+    return (dense(feat, 32 * d) + conv(5, 32 * d, 4 * d)
+            + conv(5, 4 * d, 2 * d) + conv(6, 2 * d, d)
+            + conv(6, d, channels))
+
+
+def rssm(d, stoch, deter, hidden, stats, members, actions):
+    gru = dense(hidden + deter, 3 * deter) + 2 * 3 * deter  # and layer norm
+    head = dense(deter, hidden) + dense(hidden, stats)
+    posterior = dense(deter + 4 * 8 * d, hidden) + dense(hidden, stats)
+    return dense(stoch + actions, hidden) + gru + members * head + posterior
+
+
+def mlp(inputs, layers, units, outputs):
+    return (dense(inputs, units) + (layers - 1) * dense(units, units)
+            + dense(units, outputs))
+
+
+def expected(d, stoch, deter, hidden, stats, exo_only, actions=6):
+    feat = stoch + deter
+    recurrent = rssm(d, stoch, deter, hidden, stats, 7, actions)
+    counts = {
+        'world_model/encoder': encoder(d),
+        'world_model/exo_encoder': encoder(d),
+        'world_model/rssm': recurrent, 'world_model/exo_rssm': recurrent,
+        'world_model/endo_decoder': decoder(d, feat, 6),
+        'world_model/exo_decoder': decoder(d, feat, 6),
+        'world_model/mask': conv(1, 6, 1),
+        'world_model/heads/reward': mlp(feat, 4, 400, 1),
+        'world_model/exo_heads/reward': mlp(feat, 4, 400, 1),
+        'behavior/critic': mlp(feat, 4, 400, 1),
+        'behavior/slow_critic': mlp(feat, 4, 400, 1),
+        'behavior/actor': mlp(feat, 4, 400, actions) + dense(400, actions),
+        'behavior/reward_norm': 1, 'behavior/slow_critic_updates': 1}
+    if exo_only:
+        counts['world_model/exo_only_decoder'] = decoder(d, feat, 3)
+    return counts
+
+
+@pytest.mark.parametrize(('preset', 'sizes'), [
+    ('released', {'d': 48, 'stoch': 1024, 'deter': 200, 'hidden': 200,
+                  'stats': 1024, 'exo_only': True}),
+    ('paper', {'d': 32, 'stoch': 32, 'deter': 200, 'hidden': 1024,
+               'stats': 64, 'exo_only': False})])
+def test_weights_per_module(preset, sizes):
+    from semopo_tf.offline_methods import SeMOPO
+    config, _ = settings.resolve(['--configs', preset])
+    method = SeMOPO(config, None, action_size=6)
+    assert method.parameters() == expected(**sizes)
+
+
+def test_memory_estimate_grows_with_the_batch_and_shrinks_with_precision():
+    config, _ = settings.resolve(['--configs', 'released'])
+    full = memory.training(config, 10 ** 7).total
+    half = config.update({'offline_model_dataset.batch': 32})
+    wide = config.update({'precision': '32'})
+    assert memory.training(half, 10 ** 7).total < 0.65 * full
+    assert memory.training(wide, 10 ** 7).total > 1.6 * full
+
+
+def test_doctor_passes_on_a_small_configuration(capsys):
+    assert doctor.run(['--configs', 'debug', '--task',
+                       'dmc_cartpole_swingup']) == 0
+    text = capsys.readouterr().out
+    for word in ('tensorflow', 'renderer', 'model update', 'memory',
+                 'disk', 'verdict: this configuration can run here'):
+        assert word in text, word
