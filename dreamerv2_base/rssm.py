@@ -7,7 +7,7 @@ deterministic one, and their spread is the model's uncertainty.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from dreamerv2_base.distributions import DiagonalNormal, OneHot
 from dreamerv2_base.errors import UserError
@@ -31,14 +31,16 @@ class EnsembleRSSM(tf.Module):
     """RSSM whose prior is a uniform ensemble of K heads.
 
     At every prior step one member index is drawn uniformly for the whole
-    batch, and that member's statistics are the prior.
+    batch, and that member's statistics are the prior. `cell(scope, inputs,
+    size)` makes the recurrent cell.
     """
 
     def __init__(self, scope: Scope, action_size: int, embed_size: int,
                  ensemble: int, stoch: int, deter: int, hidden: int,
                  discrete: int, act: str = 'elu', norm: str = 'none',
                  std_act: str = 'sigmoid2', min_std: float = 0.1,
-                 loop: str = 'while'):
+                 loop: str = 'while',
+                 cell: Callable[[Scope, int, int], tf.Module] = GRUCell):
         super().__init__()
         if norm != 'none' or std_act not in STD_ACTIVATIONS:
             raise UserError(
@@ -55,7 +57,7 @@ class EnsembleRSSM(tf.Module):
         stats = stoch * discrete if discrete else 2 * stoch
         self._img_in = Dense(
             scope / 'img_in', self.stoch_flat + action_size, hidden)
-        self._gru = GRUCell(scope / 'gru', hidden, deter)
+        self._gru = cell(scope / 'gru', hidden, deter)
         self._img_out = [Dense(scope / f'img_out_{k}', deter, hidden)
                          for k in range(ensemble)]
         self._img_dist = [Dense(scope / f'img_dist_{k}', hidden, stats)

@@ -184,3 +184,35 @@ def print_next(folder: Path, page: Path) -> None:
     """Where everything is, and what one can do with it."""
     print(f'run folder: {folder}\nreport:     {page}\n'
           f'evaluate:   python run.py evaluate {folder} --episodes 10')
+
+
+# Other comparisons.
+
+
+def diff_presets(left: str, right: str, form: str = 'table') -> int:
+    """Print every key in which two presets differ, and why."""
+    from semopo_tf import preset_diff
+    if form == 'table':
+        preset_diff.show(left, right)
+    else:
+        print(preset_diff.render(left, right, form))
+    return 0
+
+
+def diff_runs(left: Path, right: Path) -> int:
+    """Say where two run folders first part; 0 when they do not."""
+    from semopo_tf import run_diff
+    lines = run_diff.compare(left, right)
+    print('\n'.join(lines) or 'the runs are equal')
+    return 1 if lines else 0
+
+
+def record_trace(path: Path, arguments: list[str]) -> int:
+    """Record a trace of this package in the format of docs/traces.md."""
+    from semopo_tf import trace_recorder
+    config, _ = settings.resolve(arguments)
+    prepare(config)
+    trace_recorder.record(path, config)
+    print(f'{path}; compare it elsewhere with:\n  python run.py diff --trace '
+          f'{path}')
+    return 0

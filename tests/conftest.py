@@ -20,5 +20,5 @@ def sines(shape, a, b, amp=1.0):
 
 
 @pytest.fixture(scope='session')
-def S():  # noqa: N802 (the specification's name)
+def S():
     return sines

@@ -103,6 +103,12 @@ def test_orders():
                      (True, True): [0, 2, 3, 1]}
 
 
+def test_equal_returns_stay_in_the_order_of_loading():
+    loaded = load_order(60, 0)
+    found = order_episodes(loaded, np.zeros(60), True, False)
+    np.testing.assert_array_equal(found, loaded)
+
+
 def test_shuffled_loading_is_one_fixed_permutation():
     first, second = load_order(50, 0), load_order(50, 0)
     np.testing.assert_array_equal(first, second)

@@ -127,7 +127,8 @@ def test_truncated_normal_samples_follow_their_density():
     dist = TruncatedNormal(loc, scale)
     uniform = tf.constant((np.arange(20000) + .5) / 20000, tf.float32)
     draws = dist.sample(uniform[:, None]).numpy()[:, 0]
-    assert draws.min() > -1 and draws.max() < 1
+    assert draws.min() > -1
+    assert draws.max() < 1
     counts, edges = np.histogram(draws, 40, (-1, 1))
     middle = tf.constant((edges[1:] + edges[:-1])[:, None] / 2, tf.float32)
     expected = np.exp(dist.log_prob(middle)) * 20000 * 0.05

@@ -166,5 +166,5 @@ def test_a_mutated_file_is_a_one_line_error(kind, tmp_path):
 def test_a_wrong_configuration_is_explained(tmp_path):
     path = DATA / 'semopo_released.agent.pkl'
     config = config_of('semopo_released').update({'actor.units': 13})
-    with pytest.raises(UserError, match='actor.units'):
+    with pytest.raises(UserError, match=r'actor\.units'):
         released.name_entries(released.read_pickle(path), config, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from dreamerv2_base.envs.rollout import Rollout, episode_seed
 from dreamerv2_base.errors import UserError
 from semopo_tf.environments import EnvSpec, make_env
+from tests.helpers import ROOT
 
 
 class Toy:
@@ -168,14 +170,14 @@ def test_killed_from_outside(expected):
 
 def test_a_hopeless_episode_is_named(tmp_path):
     (tmp_path / f'always-{episode_seed(3, 1)}').touch()
-    with pytest.raises(UserError, match='episode 1 .* 3 times .*code -9'):
+    with pytest.raises(UserError, match=r'episode 1 .* 3 times .*code -9'):
         run(3, 3, folder=tmp_path)
 
 
 def test_an_environment_that_cannot_be_repeated_is_found(tmp_path):
     (tmp_path / f'kill-{episode_seed(3, 0)}').touch()
     with Rollout(functools.partial(Drifting, tmp_path), 1, 1) as rollout, \
-            pytest.raises(RuntimeError, match='episode 0: .* row 1'):
+            pytest.raises(RuntimeError, match=r'episode 0: .* row 1'):
         rollout.run(policy, 1, 3)
 
 
@@ -199,6 +201,46 @@ def test_keep_and_close(tmp_path):
     for pid in pids:
         assert not Path(f'/proc/{pid}').exists()  # nor a zombie
     rollout.close()
+
+
+SLOW = '''
+import time
+from dreamerv2_base.envs.rollout import Rollout
+from tests.test_rollout import Toy, policy
+
+def act(observation, state):
+    print('stepping', flush=True)
+    time.sleep(0.2)
+    return policy(observation, state)
+
+if __name__ == '__main__':
+    with Rollout(Toy, 2, 2) as rollout:
+        print(*rollout.pids, flush=True)
+        rollout.run(act, 1000, 0)
+'''
+
+
+@pytest.mark.parametrize('ending', [signal.SIGINT, signal.SIGKILL])
+def test_children_end_with_the_parent(tmp_path, ending):
+    script = tmp_path / 'slow.py'
+    script.write_text(SLOW)
+    with subprocess.Popen(
+            [sys.executable, script], stdout=subprocess.PIPE, text=True,
+            stderr=subprocess.PIPE, start_new_session=True,
+            env={**os.environ, 'PYTHONPATH': str(ROOT)}) as parent:
+        pids = parent.stdout.readline().split()
+        assert parent.stdout.readline() == 'stepping\n'
+        if ending == signal.SIGINT:  # as a terminal does: to the group
+            os.killpg(parent.pid, ending)
+        else:
+            parent.kill()
+        errors = parent.communicate(timeout=60)[1]
+    assert len(pids) == 2
+    assert errors.count('Traceback') == (ending == signal.SIGINT)
+    deadline = time.monotonic() + 20
+    while any(Path(f'/proc/{pid}').exists() for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_policy_sees_zeros_for_idle_environments():

@@ -26,7 +26,8 @@ from dreamerv2_base.tf import tf
 x = tf.ones((1, 8, 8, 3))
 assert float(tf.reduce_sum(tf.matmul(tf.ones((4, 4)), tf.ones((4, 4))))) == 64
 conv = lambda: tf.reduce_sum(tf.nn.conv2d(x, tf.ones((3, 3, 3, 2)), 1, 'SAME'))
-assert float(tf.function(conv)()) == float(tf.function(conv, jit_compile=True)())
+compiled = tf.function(conv, jit_compile=True)
+assert float(tf.function(conv)()) == float(compiled())
 '''
 
 

@@ -1,0 +1,80 @@
+"""Documents that speak of the code are held to it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+
+import pytest
+
+from dreamerv2_base.config import read_yaml
+from semopo_tf import preset_diff, settings
+from tests.helpers import ROOT
+
+MAP = (ROOT / 'docs' / 'name_map.md').read_text()
+DIVERGENCES = (ROOT / 'docs' / 'divergences.md').read_text()
+KEYS = settings.presets().defaults.flat()
+
+
+def test_every_name_of_ours_exists():
+    names = re.findall(r'`([a-z_0-9.]+):([A-Za-z_.]+)`', MAP)
+    assert len(names) > 25
+    for module, path in names:
+        found = importlib.import_module(module)
+        for part in path.split('.'):
+            found = getattr(found, part)
+
+
+def test_our_configuration_keys_are_all_listed():
+    section = MAP.split('## Configuration keys of ours')[1]
+    listed = set(re.findall(r'`([a-z_]+)`', section)) - {'jit'}
+    marked = set()
+    for line in (ROOT / 'configs.yaml').read_text().splitlines():
+        found = re.match(r'  ([a-z_]+):.*# \(ours\)', line)
+        if found:
+            marked.add(found[1])
+    marked.discard('jit')
+    assert listed <= set(KEYS)
+    assert listed == marked
+
+
+def test_divergences_name_real_keys_and_tests():
+    for name in re.findall(r'`(test_[a-z_]+\.py)`', DIVERGENCES):
+        assert (ROOT / 'tests' / name).exists(), name
+    for line in DIVERGENCES.splitlines():
+        cells = line.split('|')
+        if len(cells) < 7 or cells[1].strip() in ('what', '---'):
+            continue
+        for key in re.findall(r'`([a-z_.]+)`', cells[5]):
+            assert any(re.fullmatch(
+                rf'({re.escape(key)})(\..*)?', k) for k in KEYS), key
+
+
+def test_presets_table_has_every_row_of_section_11():
+    rows = {row.key: row for row in preset_diff.rows('paper', 'released')}
+    assert set(preset_diff.SECTION_11) <= set(rows)
+    assert all(row.reason for row in rows.values()), [
+        key for key, row in rows.items() if not row.reason]
+    assert (rows['offline_lmbd'].left, rows['offline_lmbd'].right) == (
+        10.0, 5.0)
+
+
+def test_reasons_are_of_real_keys():
+    assert set(read_yaml(preset_diff.REASONS)) <= set(KEYS)
+
+
+def test_presets_as_json_and_markdown():
+    rows = json.loads(preset_diff.render('paper', 'offline_dv2', 'json'))
+    assert {'key', 'left', 'right', 'reason'} == set(rows[0])
+    text = preset_diff.render('paper', 'released', 'markdown')
+    assert '| `offline_lmbd` | 10.0 | 5.0 |' in text
+
+
+@pytest.mark.parametrize('name', ['README.md', 'docs/traces.md',
+                                  'docs/design.md', 'docs/name_map.md'])
+def test_files_that_documents_name_exist(name):
+    text = (ROOT / name).read_text()
+    for path in re.findall(r'`((?:docs|semopo_tf|dreamerv2_base|tests)/'
+                           r'[\w/]+\.\w+)`', text):
+        assert (ROOT / path).exists(), path
