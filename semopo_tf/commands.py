@@ -130,6 +130,9 @@ def open_data(config: Config) -> Any:
     if store.skipped:
         print(f'warning: {len(store.skipped)} broken files skipped, first '
               f'{store.skipped[0]}', file=sys.stderr)
+    if store.ignored:
+        print(f'note: keys of the data that are not used: '
+              f'{", ".join(sorted(store.ignored))}', file=sys.stderr)
     return store
 
 

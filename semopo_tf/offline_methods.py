@@ -18,7 +18,11 @@ from dreamerv2_base.noise import CounterDraws, fold
 from dreamerv2_base.replay import ChunkSampler
 from dreamerv2_base.tf import tf
 from semopo_tf.agent import PenalizedAgent
-from semopo_tf.conservative import Schedule, schedule_from
+from semopo_tf.conservative import (
+    RELEASED_PLANNED,
+    Schedule,
+    schedule_from,
+)
 from semopo_tf.method import Batch, Phase
 from semopo_tf.settings import sampling_of
 
@@ -112,9 +116,11 @@ class SeMOPO:
         return self._sampler(store, 'model', size, schedule, notes)
 
     def _agent_source(self, store) -> ChunkSampler:
-        # The policy phase keeps the window that the model phase ended with.
+        # The policy phase keeps the window that the model phase ended with;
+        # with a given world model, the one a whole model phase ends with.
         size = self.config.offline_train_dataset
-        schedule = self.schedule().frozen(self.phases()[0].updates)
+        updates = self.phases()[0].updates or RELEASED_PLANNED
+        schedule = self.schedule().frozen(updates)
         return self._sampler(store, 'agent', size, schedule)
 
     def _sampler(self, store, phase, size, schedule,

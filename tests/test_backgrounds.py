@@ -139,7 +139,7 @@ def test_no_cache_folder_is_said(folder, cache):
 
 
 def test_user_errors(folder, tmp_path):
-    with pytest.raises(UserError, match='nothing at .*absent'):
+    with pytest.raises(UserError, match=r'nothing at .*absent'):
         load_background(str(tmp_path / 'absent'), (4, 4), True, 0, 6)
     empty = tmp_path / 'empty'
     empty.mkdir()
@@ -218,5 +218,5 @@ def test_start_is_drawn_at_each_reset_and_moves_on_by_one():
 
 def test_no_warning_in_the_usual_case(folder):
     with warnings.catch_warnings():
-        warnings.simplefilter('error')
+        warnings.simplefilter('error', UserWarning)
         load_background(str(folder), (4, 4), True, 0, 6)

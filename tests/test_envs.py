@@ -127,12 +127,12 @@ def test_unknown_tasks_are_user_errors():
     ('cheetah_run', 'stock', 0.95), ('cheetah_run', 'grey_floor', 0.84)])
 def test_share_of_replaced_pixels(task, scene, share):
     env = DMC(task, scene=scene)
-    rows = play(env, 1, actions(12, 6))
+    rows = play(env, 1, actions(40, 6))
     env.close()
     black = np.zeros((64, 64, 1), np.uint8)
     found = [(composite(row['image'], black).max(-1) == 0).mean()
              for row in rows]
-    assert np.mean(found) == pytest.approx(share, abs=0.025)
+    assert np.mean(found) == pytest.approx(share, abs=0.02)
 
 
 def test_grey_floor_is_grey_and_the_sky_has_no_stars():
@@ -146,11 +146,10 @@ def test_grey_floor_is_grey_and_the_sky_has_no_stars():
     floor = np.s_[56:, :20]
     assert blue['stock'][floor].min() > 20
     assert np.abs(blue['grey_floor'][floor]).max() <= 1
-    sky = np.s_[:24, :20]
     # Without its white marks the sky is a smooth gradient.
-    spread = {scene: frame[sky].std(1).mean()
-              for scene, frame in frames.items()}
-    assert spread['grey_floor'] < 0.5 * spread['stock']
+    rough = {scene: np.abs(np.diff(frame[:20, :16], axis=1)).mean()
+             for scene, frame in frames.items()}
+    assert rough['grey_floor'] < 0.5 * rough['stock']
 
 
 def test_other_domains_get_a_bluer_floor():

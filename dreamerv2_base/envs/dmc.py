@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from typing import Any
 
 import numpy as np
@@ -148,8 +149,18 @@ def _load(task: str, random: np.random.RandomState) -> tuple[Any, str]:
         raise UserError(f'task: expected a DM Control task, found {task!r}'
                         f'{hint}; give --task dmcdrv_walker_walk')
     domain, name = known[task]
-    env = suite.load(domain, name, task_kwargs={'random': random})
+    log = logging.getLogger('absl')
+    log.addFilter(_is_news)
+    try:
+        env = suite.load(domain, name, task_kwargs={'random': random})
+    finally:
+        log.removeFilter(_is_news)
     return env, domain
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for a remark of MuJoCo on dm_control's own model files."""
+    return "'settotalmass' is deprecated" not in record.getMessage()
 
 
 def _repaint(model: Any, texture: str,

@@ -1,0 +1,202 @@
+"""Replaying traces of LOMPO (docs/traces.md).
+
+Model steps, one call of the generator of imagined rows, policy steps. The
+released names of the layers are mapped to those of this package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dreamerv2_base.config import Config
+from dreamerv2_base.errors import UserError
+from dreamerv2_base.nets import Scope, variables_by_name
+from dreamerv2_base.noise import RecordedDraws
+from dreamerv2_base.tf import tf
+from semopo_tf import settings
+from semopo_tf.baselines.lompo import generated_rows
+from semopo_tf.baselines.lompo_agent import LompoAgent
+from semopo_tf.baselines.lompo_model import LompoModel
+from semopo_tf.parity import Report, Trace
+
+Arrays = Mapping[str, np.ndarray]
+
+# First parts of a name: released -> ours; layers are handled below.
+MODULES = {
+    'encoder': 'world_model/encoder', 'rssm': 'world_model/rssm',
+    'decoder': 'world_model/heads/decoder',
+    'reward': 'world_model/heads/reward', 'actor': 'behavior/actor',
+    'q1': 'behavior/q1', 'q2': 'behavior/q2',
+    'target_q1': 'behavior/target_q1', 'target_q2': 'behavior/target_q2'}
+RSSM_LAYERS = {'img1': 'img_in', 'obs1': 'obs_out', 'obs2': 'obs_dist',
+               'gru': 'gru'}
+HEADS = {'img2': 'img_out', 'img3': 'img_dist'}
+
+# Settings that a case names: its key -> ours.
+CASE_KEYS = {
+    'stoch_size': 'rssm.stoch', 'deter_size': 'rssm.(deter|hidden)',
+    'num_models': 'rssm.ensemble', 'dense_act': 'rssm.act',
+    'num_units': '(reward_head|actor|critic).units',
+    'cnn_depth': '(encoder|decoder).cnn_depth',
+    'cnn_act': '(encoder|decoder).act', 'kl_scale': 'loss_scales.kl',
+    'model_lr': 'model_opt.lr', 'q_lr': 'critic_opt.lr',
+    'actor_lr': 'actor_opt.lr',
+    'grad_clip': '(model|critic|actor)_opt.clip',
+    'lmbd': 'offline_lmbd', 'horizon': 'imag_horizon',
+    'discount': 'discount', 'penalty_type': 'lompo.penalty_type',
+    'alpha': 'lompo.alpha', 'cql_samples': 'lompo.cql_samples',
+    'tau': 'lompo.tau', 'expl_amount': 'lompo.expl_amount'}
+
+
+def replay(trace: Trace, changes: Mapping[str, Any]) -> Report:
+    """Compare losses, gradients, weights and imagined rows of one trace.
+
+    Sizes come from the trace's case; sections that a trace does not have are
+    left out. Raises UserError when an array does not fit its own case.
+    """
+    report = Report(trace.path.stem)
+    config = config_of(trace, changes)
+    image = next(value.shape[-3:] for key, value in trace.items()
+                 if key.endswith('/batch/image'))
+    actions = int(trace.case['A'])
+    model = LompoModel(
+        config, image, actions, Scope(config.seed, 'world_model'))
+    agent = LompoAgent(config, model.rssm.feat_size, actions,
+                       Scope(config.seed, 'behavior'))
+    variables = {released(name): variable for name, variable
+                 in variables_by_name(model, agent).items()}
+    _inject(variables, trace)
+    _replay_model(model, variables, trace, report)
+    _replay_generator(model, agent, trace, report)
+    _replay_agent(agent, variables, trace, report)
+    return report
+
+
+def config_of(trace: Trace, changes: Mapping[str, Any]) -> Config:
+    """The configuration of a trace: the preset `lompo` in its sizes.
+
+    Recorded draws are independent for each row of a batch.
+    """
+    presets = settings.presets()
+    config = presets.apply(presets.defaults, ['lompo'])
+    missing = sorted(set(CASE_KEYS) - set(trace.case))
+    if missing:
+        raise UserError(f'{trace.path}: case: expected LOMPO\'s settings, '
+                        f'found none named {missing[:3]}; see docs/traces.md')
+    found = {ours: trace.case[key] for key, ours in CASE_KEYS.items()}
+    found['(reward_head|actor|critic).act'] = trace.case['dense_act']
+    found['lompo.shared_noise'] = False
+    return settings.check(
+        config.update(found, trace.path.name).update(changes))
+
+
+def released(name: str) -> str:
+    """The trace's name of one of our variables (others stay as they are).
+
+    `world_model/rssm/img_out_2/kernel` -> `rssm/img2_2/kernel`.
+    """
+    for theirs, ours in MODULES.items():
+        if not name.startswith(f'{ours}/') or '/optimizer/' in name:
+            continue
+        layer, _, leaf = name.removeprefix(f'{ours}/').partition('/')
+        return f'{theirs}/{_layer(theirs, layer)}/{leaf}'
+    return name
+
+
+def _layer(module: str, layer: str) -> str:
+    if module == 'rssm':
+        names = {ours: theirs for theirs, ours in RSSM_LAYERS.items()}
+        for theirs, ours in HEADS.items():
+            if layer.startswith(f'{ours}_'):
+                return f'{theirs}{layer.removeprefix(ours)}'
+        return names[layer]
+    if module in ('encoder', 'decoder'):
+        first = {'encoder': 1, 'decoder': 2}[module]
+        if layer == 'convin':
+            return 'h1'
+        return f'h{int(layer.removeprefix("conv")) + first}'
+    return layer.replace('dense', 'h').replace('out', 'hout')
+
+
+def _inject(variables: Mapping[str, tf.Variable], trace: Trace) -> None:
+    for name, value in trace.below('init').items():
+        if name not in variables or (
+                tuple(variables[name].shape) != value.shape):
+            found = tuple(variables[name].shape) if name in variables else (
+                'no such variable')
+            raise UserError(
+                f'{trace.path}: init/{name}: expected shape {value.shape} '
+                f'in the network of its own case, found {found}; see '
+                'docs/traces.md')
+        variables[name].assign(value)
+
+
+def _replay_model(model: LompoModel, variables, trace: Trace,
+                  report: Report) -> None:
+    @tf.function
+    def update(batch, noise):
+        return model.train(batch, RecordedDraws(noise))
+
+    for i in range(trace.count('model')):
+        outputs, metrics = update(
+            _tensors(trace.below(f'model{i}/batch')),
+            _noise(trace, f'model{i}', 'endo/'))
+        _compare_step(trace, report, f'model{i}', metrics)
+        report.add_all(
+            'gradients',
+            {released(k): v for k, v in
+             outputs['grad_clipped']['model'].items()},
+            trace.below(f'model{i}/grad_clipped/model'), f'model{i}/')
+    report_weights(report, variables, trace, 'after_model')
+
+
+def _replay_generator(model: LompoModel, agent: LompoAgent, trace: Trace,
+                      report: Report) -> None:
+    if not trace.below('generate/latent'):
+        return
+    batch = trace.below('generate/batch')
+    mask = batch['mask']
+    starts = mask.size
+
+    # Draws are recorded for the unmasked starts; ours has all of them.
+    def spread(values):
+        out = np.zeros((len(values), starts, values.shape[-1]), np.float32)
+        out[:, mask.reshape(-1)] = values
+        return out
+
+    noise = trace.below('noise/generate/imagine')
+    imagine = RecordedDraws({
+        'action': spread(noise['action']), 'prior': spread(noise['prior']),
+        'index': noise['index']})
+    rows = generated_rows(
+        model, agent.actor, _tensors(batch), RecordedDraws(
+            _noise(trace, 'generate/observe', 'endo/')), imagine)
+    kept = unmasked(rows, mask)
+    report.add_all('targets', kept, trace.below('generate/latent'),
+                   'generate/')
+
+
+def _replay_agent(agent: LompoAgent, variables, trace: Trace,
+                  report: Report) -> None:
+    @tf.function
+    def update(rows, noise):
+        return agent.train(rows, RecordedDraws(noise))
+
+    for i in range(trace.count('agent')):
+        uniform = trace[f'noise/agent{i}/uniform_action']
+        rows = _tensors(trace.below(f'agent{i}/batch'))
+        flat = {key: value[:, 0] if key in ('rewards', 'terminals')
+                else value for key, value in rows.items()}
+        grads, metrics = update(
+            flat, {'uniform_action': tf.constant((uniform + 1) / 2)})
+        _compare_step(trace, report, f'agent{i}', metrics)
+        for label, recorded in (('q', 'qf'), ('actor', 'actor')):
+            report.add_all(
+                'gradients',
+                {released(k): v for k, v in grads[label].items()},
+                trace.below(f'agent{i}/grad_clipped/{recorded}'),
+                f'agent{i}/')
+    report_weights(report, variables, trace, 'after_agent')
