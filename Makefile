@@ -39,6 +39,7 @@ $(STAMP): requirements.lock $(LOCK)
 	@touch $(VENV)/.installed $@
 
 demo: $(READY)
+	$(PY) run.py collect --configs demo
 	$(PY) run.py train --configs demo
 
 test: $(READY)

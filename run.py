@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from pathlib import Path
@@ -126,6 +127,13 @@ def main(arguments: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if options.debug or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print('error: expected space to write, found the disk full '
+              f'({error.filename or "a record of the run"}); free some and '
+              'give the same command again', file=sys.stderr)
+        return 2
 
 
 if __name__ == '__main__':

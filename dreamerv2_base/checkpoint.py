@@ -55,6 +55,7 @@ class Checkpoints:
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
+            _expect_space(partial, arrays)
             _write_arrays(partial / 'arrays.npz', arrays)
             text = json.dumps({'format': FORMAT, 'pinned': pin, **state},
                               indent=1, sort_keys=True)
@@ -140,6 +141,13 @@ def restore(variables: Mapping[str, Any], arrays: Mapping[str, np.ndarray],
                 'another configuration')
     for name, variable in variables.items():
         variable.assign(arrays[name])
+
+
+def _expect_space(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    # Asked before writing: a zip file that breaks off leaves more to mend.
+    needed = sum(array.nbytes for array in arrays.values()) + 2 ** 16
+    if shutil.disk_usage(folder).free < needed:
+        raise OSError(errno.ENOSPC, 'too little space')
 
 
 def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

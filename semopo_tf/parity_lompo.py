@@ -17,8 +17,8 @@ from dreamerv2_base.nets import Scope, variables_by_name
 from dreamerv2_base.noise import RecordedDraws
 from dreamerv2_base.tf import tf
 from semopo_tf import settings
-from semopo_tf.baselines.lompo import generated_rows
 from semopo_tf.baselines.lompo_agent import LompoAgent
+from semopo_tf.baselines.lompo_buffers import imagined_transitions
 from semopo_tf.baselines.lompo_model import LompoModel
 from semopo_tf.parity import Report, Trace
 
@@ -34,6 +34,9 @@ MODULES = {
 RSSM_LAYERS = {'img1': 'img_in', 'obs1': 'obs_out', 'obs2': 'obs_dist',
                'gru': 'gru'}
 HEADS = {'img2': 'img_out', 'img3': 'img_dist'}
+
+# Optimizers: ours -> released.
+OPTIMIZERS = {'model': 'model', 'q': 'qf', 'actor': 'actor'}
 
 # Settings that a case names: its key -> ours.
 CASE_KEYS = {
@@ -138,45 +141,39 @@ def _replay_model(model: LompoModel, variables, trace: Trace,
                   report: Report) -> None:
     @tf.function
     def update(batch, noise):
-        return model.train(batch, RecordedDraws(noise))
+        outputs, metrics = model.train(batch, RecordedDraws(noise))
+        return outputs['grad_clipped'], metrics
 
     for i in range(trace.count('model')):
-        outputs, metrics = update(
-            _tensors(trace.below(f'model{i}/batch')),
-            _noise(trace, f'model{i}', 'endo/'))
-        _compare_step(trace, report, f'model{i}', metrics)
-        report.add_all(
-            'gradients',
-            {released(k): v for k, v in
-             outputs['grad_clipped']['model'].items()},
-            trace.below(f'model{i}/grad_clipped/model'), f'model{i}/')
-    report_weights(report, variables, trace, 'after_model')
+        noise = {f'endo/{site}': value for site, value
+                 in trace.below(f'noise/model{i}').items()}
+        grads, metrics = update(
+            _tensors(trace.below(f'model{i}/batch')), _tensors(noise))
+        _compare_step(report, trace, f'model{i}', grads, metrics)
+    report.add_all('weights', variables, trace.below('after_model'),
+                   'after_model/')
 
 
 def _replay_generator(model: LompoModel, agent: LompoAgent, trace: Trace,
                       report: Report) -> None:
     if not trace.below('generate/latent'):
         return
-    batch = trace.below('generate/batch')
-    mask = batch['mask']
-    starts = mask.size
-
-    # Draws are recorded for the unmasked starts; ours has all of them.
-    def spread(values):
-        out = np.zeros((len(values), starts, values.shape[-1]), np.float32)
-        out[:, mask.reshape(-1)] = values
-        return out
-
-    noise = trace.below('noise/generate/imagine')
-    imagine = RecordedDraws({
-        'action': spread(noise['action']), 'prior': spread(noise['prior']),
-        'index': noise['index']})
-    rows = generated_rows(
-        model, agent.actor, _tensors(batch), RecordedDraws(
-            _noise(trace, 'generate/observe', 'endo/')), imagine)
-    kept = unmasked(rows, mask)
+    batch, noise = trace.below('generate/batch'), trace.below('noise/generate')
+    # Draws are recorded for the starts that are data; ours rolls out all.
+    real = batch['mask'].reshape(-1)
+    for site in ('imagine/action', 'imagine/prior'):
+        full = np.zeros((len(noise[site]), real.size, noise[site].shape[-1]),
+                        np.float32)
+        full[:, real] = noise[site]
+        noise[site] = full
+    rows = model.generate(
+        agent.actor, _tensors(batch), RecordedDraws(_tensors(noise)))
+    kept = imagined_transitions(
+        {key: value.numpy() for key, value in rows.items()}, batch['mask'])
+    for name in ('rewards', 'terminals'):
+        kept[name] = kept[name][:, None]
     report.add_all('targets', kept, trace.below('generate/latent'),
-                   'generate/')
+                   'generate/latent/')
 
 
 def _replay_agent(agent: LompoAgent, variables, trace: Trace,
@@ -186,17 +183,31 @@ def _replay_agent(agent: LompoAgent, variables, trace: Trace,
         return agent.train(rows, RecordedDraws(noise))
 
     for i in range(trace.count('agent')):
-        uniform = trace[f'noise/agent{i}/uniform_action']
-        rows = _tensors(trace.below(f'agent{i}/batch'))
-        flat = {key: value[:, 0] if key in ('rewards', 'terminals')
-                else value for key, value in rows.items()}
+        rows = trace.below(f'agent{i}/batch')
+        for name in ('rewards', 'terminals'):
+            rows[name] = rows[name][:, 0]
+        # Recorded as actions in [-1, 1]; the site holds numbers in (0, 1).
+        uniform = (trace[f'noise/agent{i}/uniform_action'] + 1) / 2
         grads, metrics = update(
-            flat, {'uniform_action': tf.constant((uniform + 1) / 2)})
-        _compare_step(trace, report, f'agent{i}', metrics)
-        for label, recorded in (('q', 'qf'), ('actor', 'actor')):
-            report.add_all(
-                'gradients',
-                {released(k): v for k, v in grads[label].items()},
-                trace.below(f'agent{i}/grad_clipped/{recorded}'),
-                f'agent{i}/')
-    report_weights(report, variables, trace, 'after_agent')
+            _tensors(rows), {'uniform_action': tf.constant(uniform)})
+        _compare_step(report, trace, f'agent{i}', grads, metrics)
+    report.add_all('weights', variables, trace.below('after_agent'),
+                   'after_agent/')
+
+
+def _compare_step(report: Report, trace: Trace, step: str, grads,
+                  metrics) -> None:
+    """Losses, gradient norms and clipped gradients of one update."""
+    for ours, theirs in OPTIMIZERS.items():
+        recorded = trace.below(f'{step}/grad_clipped/{theirs}')
+        if recorded:
+            found = {released(k): v for k, v in grads[ours].items()}
+            report.add_all('gradients', found, recorded, f'{step}/')
+    for group, kind in (('losses', 'loss'), ('gradients', 'grad_norm')):
+        for name, value in trace.below(f'{step}/{kind}').items():
+            report.add(group, f'{step}/{kind}/{name}',
+                       metrics[f'{name}_{kind}'], value)
+
+
+def _tensors(arrays: Arrays) -> dict[str, tf.Tensor]:
+    return {key: tf.constant(value) for key, value in arrays.items()}

@@ -85,13 +85,17 @@ class DMC:
         return self.physics.render(*self._size, camera_id=self._camera)
 
     def segmentation(self) -> np.ndarray:
-        """True on the pixels of the robot, bool [height, width]."""
-        ids = self.physics.render(
-            *self._size, camera_id=self._camera, segmentation=True)[..., 0]
-        model = self.physics.model
-        # Geometries of the world body are the floor and the scenery.
-        robot = np.append(model.geom_bodyid > 0, False)
-        return robot[np.where(ids >= 0, ids, len(robot) - 1)]
+        """True on the pixels of the robot, bool [height, width].
+
+        That is, of geometries of moving bodies. (A dog is a skin: not seen.)
+        """
+        import mujoco
+        found, kind = np.moveaxis(self.physics.render(
+            *self._size, camera_id=self._camera, segmentation=True), -1, 0)
+        geometry = kind == mujoco.mjtObj.mjOBJ_GEOM
+        # Those of the world body, number 0, are the floor and the scenery.
+        body = self.physics.model.geom_bodyid[np.where(geometry, found, 0)]
+        return geometry & (body > 0)
 
     def state(self) -> np.ndarray:
         """The task's own observation, flattened, float32."""

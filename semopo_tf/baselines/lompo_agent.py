@@ -32,8 +32,8 @@ class LompoAgent(tf.Module):
                  scope: Scope):
         super().__init__()
         self.config, self.action_size = config, action_size
-        self._actor = _network(scope / 'actor', feat_size, config.actor,
-                               outputs=action_size)
+        self.actor_network = _network(
+            scope / 'actor', feat_size, config.actor, action_size)
         inputs = feat_size + action_size
         self.critics = [_network(scope / name, inputs, config.critic)
                         for name in CRITICS]
@@ -44,12 +44,12 @@ class LompoAgent(tf.Module):
         self._critic_opt = Optimizer(
             scope, 'q', variables_by_name(*self.critics), **config.critic_opt)
         self._actor_opt = Optimizer(
-            scope, 'actor', variables_by_name(self._actor),
+            scope, 'actor', variables_by_name(self.actor_network),
             **config.actor_opt)
 
     def actor(self, feat: tf.Tensor) -> tf.Tensor:
         """The action in [-1, 1] for features [..., F]: [..., A]."""
-        return tf.tanh(self._actor(feat))
+        return tf.tanh(self.actor_network(feat))
 
     def train(self, rows: Rows, draws: Draws,
               ) -> tuple[dict[str, dict[str, tf.Tensor]], Metrics]:

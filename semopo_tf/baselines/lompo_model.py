@@ -180,6 +180,18 @@ class LompoModel(WorldModel):
         _, post, _ = self.filter(self.preprocess(batch), self._latent(draws))
         return post
 
+    def generate(self, actor: Actor, batch: Batch, draws: Draws) -> Rows:
+        """`rollout` from every posterior state of sequences, N = B·T.
+
+        Starts at padded rows are rolled out too (so that shapes are fixed);
+        `lompo_buffers.transitions` leaves them out. Draw sites: those of
+        `states` under observe/, those of `rollout` under imagine/.
+        """
+        post = self.states(batch, draws.scope('observe'))
+        start = {key: tf.reshape(value, (-1, *value.shape[2:]))
+                 for key, value in post.items()}
+        return self.rollout(actor, start, draws.scope('imagine'))
+
     def rollout(self, actor: Actor, start: State, draws: Draws) -> Rows:
         """Penalised transitions of `imag_horizon` steps from N states.
 
