@@ -115,7 +115,12 @@ class Agent(tf.Module):
         if explore:
             noise = draws.uniform('action', tuple(actor.loc.shape))
             return actor.sample(noise), latent
-        return actor.mode(), latent
+        action = actor.mode()
+        if self.config.eval_noise:
+            noise = draws.normal('eval_noise', tuple(action.shape))
+            action = tf.clip_by_value(
+                action + self.config.eval_noise * noise, -1.0, 1.0)
+        return action, latent
 
     def policy(self, observation: Mapping[str, np.ndarray],
                state: dict | None, key: int = 0,

@@ -37,6 +37,13 @@ NO_EFFECT = (
     'disen_scales.proprio', 'loss_scales.proprio', 'log_keys_sum',
     'log_keys_mean', 'log_keys_max', 'log_keys_video', 'replay.capacity',
     'replay.ongoing', 'encoder.mlp_layers', 'decoder.mlp_layers',
+    'replay.minlen', 'replay.maxlen',
+)
+
+# Keys of online training: data are not collected while learning offline.
+ONLINE_ONLY = (
+    'prefill', 'pretrain', 'train_every', 'train_steps', 'expl_until',
+    'expl_behavior', 'expl_noise', 'envs', 'dataset.batch', 'dataset.length',
 )
 
 
@@ -63,6 +70,10 @@ def check(config: Config) -> Config:
             raise UserError(
                 f'{key}: expected one of {", ".join(allowed)}, found '
                 f'{config[key]!r}; give --{key} {allowed[0]}')
+    if config.offline_split_val:
+        raise UserError('offline_split_val: expected False, found True: a '
+                        'validation split is not part of this package; leave '
+                        'the flag out')
     if len(config.render_size) != 2 or config.render_size[0] != (
             config.render_size[1]):
         raise UserError(f'render_size: expected two equal numbers, found '
@@ -98,6 +109,11 @@ def warnings(config: Config, given: dict[str, object] | None = None,
              if any(key == g or key.startswith(f'{g}.') for g in given)}
     found = [f'{key} has no effect (kept because the released code has it)'
              for key in NO_EFFECT if key in named]
+    found += [f'{key} has no effect offline' for key in ONLINE_ONLY
+              if key in named]
+    if 'offline_model_save_every' in named:
+        found.append('offline_model_save_every has no effect: everything is '
+                     'saved every save_updates updates')
     found += [f'{key} has no effect: exploration by disagreement is not part '
               'of this package' for key in named
               if key.startswith(('expl_opt', 'expl_head', 'expl_reward'))]

@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from ruamel.yaml import YAML
 
+from dreamerv2_base.envs import opengl
 from tools import lock
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -164,6 +165,12 @@ def install(folder: Path, python: str) -> subprocess.CompletedProcess:
         ['sh', str(ROOT / 'tools' / 'install.sh'), str(folder / 'env'),
          'requirements.lock'], cwd=ROOT, text=True, capture_output=True,
         check=False, env={'PATH': path, 'PYTHON': python})
+
+
+def test_installer_and_program_name_the_same_opengl():
+    script = (ROOT / 'tools' / 'install.sh').read_text('utf-8')
+    packages = re.search(r"^opengl_packages='(.*)'$", script, re.M)[1]
+    assert opengl.remedy('egl', 'a reason like no other').endswith(packages)
 
 
 def fake_python(folder: Path, pip_status: int) -> str:

@@ -1,0 +1,276 @@
+"""The separated model against the plain formulation of its two losses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dreamerv2_base.errors import UserError
+from dreamerv2_base.nets import variables_by_name
+from dreamerv2_base.noise import CounterDraws
+from dreamerv2_base.tf import tf
+from semopo_tf import doctor, settings
+from semopo_tf.agent import PenalizedAgent
+from semopo_tf.offline_methods import SeMOPO
+
+B, T, A = 2, 4, 3
+
+
+def make(*flags):
+    config, _ = settings.resolve(['--configs', 'debug', *flags])
+    return PenalizedAgent(config, (64, 64, 3), A)
+
+
+def batch(seed=0):
+    rng = np.random.default_rng(seed)
+    return {key: tf.constant(value) for key, value in
+            doctor.fake_batch(rng, B, T, 64, A).items()}
+
+
+def draws(step=0):
+    return CounterDraws(0, 'test', tf.constant(step, tf.int64))
+
+
+DRP = ('--disen_scales.reward', '50', '--grad_heads', 'reward',
+       '--num_reward_opt_iters', '2')
+
+
+def plain_losses(model, data, noise):
+    """L_model and L_exo of spec section 4, each complete in itself."""
+    from dreamerv2_base.distributions import UnitNormal
+    endo, outputs, _ = model.endogenous_losses(data, noise)
+    exo, exo_feat, metrics = model.exogenous_losses(data, noise)
+    exo.update(model.dissociation_loss(exo_feat, data, metrics))
+    image = UnitNormal(
+        model.decoder(outputs['feat'], exo_feat)['joint'], 3)
+    image = -tf.reduce_mean(image.log_prob(data['image']))
+    return model.weighted(endo) + image, tf.add_n([*exo.values()]) + image
+
+
+@pytest.mark.parametrize('flags', [(), DRP])
+def test_one_backward_pass_gives_the_gradients_of_two(flags):
+    agent = make(*flags)
+    model, data = agent.world_model, batch()
+    if flags:  # the head is trained before the losses are formed
+        _, feat, _ = model.exogenous_losses(model.preprocess(data), draws())
+        model.train_exogenous_head(feat, model.preprocess(data))
+    expected = {}
+    for number, optimizer in enumerate(
+            (model.optimizer, model.exo_optimizer)):
+        with tf.GradientTape() as tape:
+            losses = plain_losses(model, model.preprocess(data), draws())
+        grads = tape.gradient(losses[number], optimizer.targets)
+        from dreamerv2_base.optimizer import clip, global_norm
+        grads = optimizer.select(grads)
+        expected[optimizer.label] = clip(grads, global_norm(grads), 100.0)
+    if flags:  # train() would train the head again: keep it as it is
+        model.train_exogenous_head = lambda feat, data: ({}, {})
+    outputs, _ = model.train(data, draws())
+    for label, grads in expected.items():
+        found = outputs['grad_clipped'][label]
+        assert grads.keys() == found.keys()
+        for name in grads:
+            np.testing.assert_allclose(
+                found[name], grads[name], rtol=2e-4, atol=1e-6,
+                err_msg=f'{label} {name}')
+
+
+def test_both_optimizers_step_the_joint_decoder():
+    model = make().world_model
+    shared = set(model.optimizer.targets) & set(model.exo_optimizer.targets)
+    assert shared == set(variables_by_name(model.decoder))
+    assert any('mask1' in name for name in shared)
+
+
+def test_trap_14_the_exogenous_weight_acts_squared():
+    model = make('--disen_scales.disen_only', '1.5').world_model
+    losses, _, metrics = model.exogenous_losses(
+        model.preprocess(batch()), draws())
+    alone = float(metrics['disen/disen_only_image_loss']) / 1.5
+    np.testing.assert_allclose(losses['exo_only'], 2.25 * alone, rtol=1e-6)
+
+
+def test_trap_14_dissociation_reaches_the_exogenous_encoder():
+    for flags, reached in ((DRP, True), ((*DRP[:2], '--grad_heads', 'none'),
+                                         False)):
+        model = make(*flags).world_model
+        data = model.preprocess(batch())
+        with tf.GradientTape() as tape:
+            _, feat, metrics = model.exogenous_losses(data, draws())
+            loss = model.dissociation_loss(feat, data, metrics)['reward']
+        grads = tape.gradient(loss, variables_by_name(model.exo_encoder))
+        moved = any(g is not None and np.abs(g).max() > 0
+                    for g in grads.values())
+        assert moved == reached
+
+
+def test_trap_13_one_step_raises_the_head_error_and_spares_the_head():
+    agent = make(*DRP)
+    model, data = agent.world_model, batch()
+    prepared = model.preprocess(data)
+
+    def head_error():
+        _, feat, _ = model.exogenous_losses(prepared, draws())
+        dist = model.exo_heads['reward'](feat)
+        return -float(tf.reduce_mean(dist.log_prob(prepared['reward'])))
+
+    # Only the dissociation moves only the exogenous encoder.
+    before = head_error()
+    encoder = variables_by_name(model.exo_encoder)
+    with tf.GradientTape() as tape:
+        _, feat, metrics = model.exogenous_losses(prepared, draws())
+        loss = model.dissociation_loss(feat, prepared, metrics)['reward']
+    for name, grad in tape.gradient(loss, encoder).items():
+        encoder[name].assign_sub(1e-4 * grad)
+    assert head_error() > before
+    # The outer step leaves the head to its inner updates.
+    names = set(variables_by_name(*model.exo_heads.values()))
+    assert not names & set(model.optimizer.targets)
+    assert not names & set(model.exo_optimizer.targets)
+    assert names == set(model.exo_head_optimizer.targets)
+
+
+def test_unread_head_is_left_out_at_weight_zero():
+    model = make().world_model
+    before = {k: v.numpy() for k, v in variables_by_name(
+        *model.exo_heads.values()).items()}
+    outputs, metrics = model.train(batch(), draws())
+    assert 'disen_reward' not in outputs['grad_clipped']
+    assert 'disen_reward_loss' not in metrics
+    for name, value in variables_by_name(*model.exo_heads.values()).items():
+        np.testing.assert_array_equal(before[name], value)
+
+
+def test_exogenous_stream_sees_no_actions():
+    for flags, blind in (((), True), (('--disen_action_type', 'main'),
+                                      False)):
+        model = make(*flags).world_model
+        data = model.preprocess(batch())
+        other = {**data, 'action': -data['action']}
+        first, _ = model.filter_exogenous(data, draws())
+        second, _ = model.filter_exogenous(other, draws())
+        same = np.array_equal(first['deter'], second['deter'])
+        assert same == blind
+
+
+def test_rewards_do_not_shape_the_endogenous_latents():
+    model = make().world_model
+    data = model.preprocess(batch())
+    with tf.GradientTape() as tape:
+        _, post, _ = model.filter(data, draws())
+        loss = model.head_losses(model.rssm.get_feat(post), data)['reward']
+    grads = tape.gradient(loss, variables_by_name(model.encoder))
+    assert all(g is None for g in grads.values())
+
+
+def test_mask_mixes_the_two_means():
+    model = make().world_model
+    size = model.rssm.feat_size
+    endo, exo = (tf.random.stateless_normal((1, 2, size), (s, 0))
+                 for s in (1, 2))
+    out = model.decoder(endo, exo)
+    mixed = out['mask'] * out['endogenous'] + (
+        1 - out['mask']) * out['exogenous']
+    np.testing.assert_allclose(out['joint'], mixed, atol=1e-6)
+    assert out['mask'].shape == (1, 2, 64, 64, 1)
+    assert 0 < np.min(out['mask']) <= np.max(out['mask']) < 1
+
+
+def test_trap_3_lambda_changes_the_actor_gradient_through_the_dynamics():
+    # With a critic that is constant and rewards that are zero, only the
+    # pathwise gradient of −λu is left.
+    gradients = []
+    for weight in ('0', '5'):
+        agent = make('--offline_lmbd', weight, '--actor_ent', '0')
+        for head in (*agent.world_model.heads.values(),
+                     agent.behavior.critic, agent.behavior.slow_critic):
+            for variable in head.variables:
+                variable.assign(tf.zeros_like(variable))
+        outputs, _ = agent.agent_train(batch(), draws())
+        gradients.append(max(float(np.abs(g).max()) for g in outputs[
+            'grad_clipped']['actor'].values()))
+    assert gradients[0] == 0.0
+    assert gradients[1] > 0.0
+
+
+def test_world_model_is_frozen_in_the_policy_phase():
+    agent = make()
+    before = {k: v.numpy() for k, v in variables_by_name(
+        agent.world_model).items()}
+    agent.agent_train(batch(), draws())
+    for name, value in variables_by_name(agent.world_model).items():
+        np.testing.assert_array_equal(before[name], value, err_msg=name)
+
+
+def test_slow_critic_is_copied_at_update_0_and_every_nth():
+    agent = make('--slow_target_update', '3')
+    behavior, copies = agent.behavior, []
+    for step in range(7):
+        agent.agent_train(batch(step), draws(step))
+        pairs = zip(variables_by_name(behavior.critic).values(),
+                    variables_by_name(behavior.slow_critic).values(),
+                    strict=True)
+        copies.append(all(np.array_equal(a, b) for a, b in pairs))
+    assert copies == [True, False, False, True, False, False, True]
+
+
+@pytest.mark.parametrize('kind', ['reinforce', 'both'])
+def test_other_actor_gradients_give_finite_updates(kind):
+    agent = make('--actor_grad', kind)
+    outputs, metrics = agent.agent_train(batch(), draws())
+    assert np.isfinite(metrics['actor_loss'])
+    assert max(float(np.abs(g).max()) for g in outputs[
+        'grad_clipped']['actor'].values()) > 0
+
+
+@pytest.mark.parametrize('precision', ['16', 'bf16'])
+def test_half_precision_trains_with_float32_distributions(precision):
+    agent = make('--precision', precision)
+    outputs, metrics = tf.function(agent.model_train)(batch(), draws())
+    # A norm may overflow at first: then the scale shrinks.
+    assert all(np.isfinite(float(value)) for name, value in metrics.items()
+               if name.endswith('loss'))
+    post = outputs['post']
+    assert post['logit'].dtype == tf.float32
+    assert post['deter'].dtype == agent.world_model.dtype != tf.float32
+    _, metrics = tf.function(agent.agent_train)(batch(), draws())
+    assert np.isfinite(float(metrics['actor_loss']))
+
+
+def test_float16_skips_an_update_that_overflows():
+    agent = make('--precision', '16')
+    model = agent.world_model
+    model.loss_scale._scale.assign(2.0 ** 120)
+    before = {k: v.numpy() for k, v in variables_by_name(
+        model.encoder, model.optimizer).items()}
+    _, metrics = tf.function(agent.model_train)(batch(), draws())
+    assert float(metrics['skipped_updates']) == 1
+    for name, value in variables_by_name(
+            model.encoder, model.optimizer).items():
+        np.testing.assert_array_equal(before[name], value, err_msg=name)
+
+
+def test_video_frames_are_in_range_and_named_as_in_the_released_code():
+    config, _ = settings.resolve(['--configs', 'debug'])
+    method = SeMOPO(config, None, action_size=A)
+    rng = np.random.default_rng(0)
+    videos = method.videos(doctor.fake_batch(rng, B, T, 64, A), 0)
+    assert set(videos) == {'openl_joint', 'openl_main', 'openl_disen',
+                           'openl_mask'}
+    assert videos['openl_joint'].shape == (T, 3 * 64, B * 64, 3)
+    for frames in videos.values():
+        assert frames.min() >= 0
+        assert frames.max() <= 1
+    again = method.videos(
+        doctor.fake_batch(np.random.default_rng(0), B, T, 64, A), 0)
+    np.testing.assert_array_equal(
+        videos['openl_joint'], again['openl_joint'])
+
+
+def test_unknown_settings_are_user_errors():
+    with pytest.raises(UserError, match='grad_heads'):
+        make('--grad_heads', 'everything')
+    with pytest.raises(UserError, match='norm'):
+        make('--rssm.norm', 'layer')
+    with pytest.raises(UserError, match='mlp_keys'):
+        make('--encoder.mlp_keys', 'state')
