@@ -20,6 +20,9 @@ from dreamerv2_base.tf import tf
 # 'logit' [..., S, C] or 'mean', 'std' [..., S] (float32).
 State = dict[str, tf.Tensor]
 
+# (kernels [K, D, hidden], biases), (kernels [K, hidden, stats], biases).
+Heads = tuple[tuple[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+
 STD_ACTIVATIONS = {
     'softplus': tf.nn.softplus,
     'sigmoid': tf.sigmoid,
@@ -154,14 +157,23 @@ class EnsembleRSSM(tf.Module):
 
     # Prediction.
 
+    def stacked_heads(self) -> Heads:
+        """Weights of the K heads, stacked: once per rollout is enough."""
+        def stack(layers):
+            return (
+                tf.cast(tf.stack([x.kernel for x in layers]), self.dtype),
+                tf.cast(tf.stack([x.bias for x in layers]), self.dtype))
+        return stack(self._img_out), stack(self._img_dist)
+
     def img_step(self, state: Mapping[str, tf.Tensor], action: tf.Tensor,
-                 index: tf.Tensor, noise: tf.Tensor | None) -> State:
+                 index: tf.Tensor, noise: tf.Tensor | None,
+                 heads: Heads | None = None) -> State:
         """One prior step with member `index` [] of the ensemble, [N, ...]."""
         from_action = self._part(self._img_in, action, self.stoch_flat)
         deter = self._recur(
             self._flat(state['stoch']), state['deter'], from_action)
         stats = {k: v[0] for k, v in self.member_stats(
-            deter[None], index[None]).items()}
+            deter[None], index[None], heads).items()}
         stoch = self.sample(stats, noise)
         return {'stoch': stoch, 'deter': deter, **stats}
 
@@ -173,36 +185,42 @@ class EnsembleRSSM(tf.Module):
         batch, length = action.shape[0], action.shape[1]
         index = draws.integers('index', (length,), self.ensemble)
         noise = self.noise(draws, 'prior', (length, batch))
-        steps = []
+        steps, heads = [], self.stacked_heads()
         for t in range(length):
-            state = self.img_step(state, action[:, t], index[t], noise[t])
+            state = self.img_step(
+                state, action[:, t], index[t], noise[t], heads)
             steps.append(state)
         return {key: tf.stack([s[key] for s in steps], 1) for key in state}
 
-    def member_stats(self, deter: tf.Tensor, index: tf.Tensor) -> State:
+    def member_stats(self, deter: tf.Tensor, index: tf.Tensor,
+                     heads: Heads | None = None) -> State:
         """Prior statistics by one member per leading row.
 
         deter [L, N, D], index [L] -> statistics [L, N, S, (C)].
         """
-        hidden = self._act(_by_member(self._img_out, deter, index, self.dtype))
-        out = _by_member(self._img_dist, hidden, index, self.dtype)
-        return self._named(self._stats(out))
+        drawn = tuple(
+            (tf.gather(kernel, index), tf.gather(bias, index))
+            for kernel, bias in heads or self.stacked_heads())
+        return self._by_head(deter, drawn)
 
     def ensemble_stats(self, deter: tf.Tensor) -> State:
         """Prior statistics by all K members: [..., D] -> [K, ..., S, (C)]."""
-        lead = tf.shape(deter)[:-1]
         flat = tf.reshape(deter, (1, -1, deter.shape[-1]))
-        flat = tf.repeat(flat, self.ensemble, 0)
-        stats = self.member_stats(flat, tf.range(self.ensemble))
-        static = deter.shape[:-1]
+        shape = tf.concat([[self.ensemble], tf.shape(deter)[:-1]], 0)
         shaped = {}
-        for key, value in stats.items():
+        for key, value in self._by_head(flat, self.stacked_heads()).items():
             rest = value.shape[2:]
-            value = tf.reshape(
-                value, tf.concat([[self.ensemble], lead, rest], 0))
+            value = tf.reshape(value, tf.concat([shape, rest], 0))
             shaped[key] = tf.ensure_shape(
-                value, (self.ensemble, *static, *rest))
+                value, (self.ensemble, *deter.shape[:-1], *rest))
         return shaped
+
+    def _by_head(self, deter: tf.Tensor, heads: Heads) -> State:
+        """Row l of deter [L or 1, N, D] through head l."""
+        (kernel, bias), (out_kernel, out_bias) = heads
+        hidden = self._act(tf.matmul(deter, kernel) + bias[:, None])
+        out = tf.matmul(hidden, out_kernel) + out_bias[:, None]
+        return self._named(self._stats(out))
 
     # The KL term.
 
@@ -273,15 +291,6 @@ class EnsembleRSSM(tf.Module):
     def _named(self, stats) -> State:
         names = ('logit',) if self.discrete else ('mean', 'std')
         return dict(zip(names, stats, strict=True))
-
-
-def _by_member(layers, x: tf.Tensor, index: tf.Tensor,
-               dtype: tf.DType) -> tf.Tensor:
-    """Row l of x [L, N, I] through layer index[l], as one product."""
-    kernels = tf.cast(tf.stack([layer.kernel for layer in layers]), dtype)
-    biases = tf.cast(tf.stack([layer.bias for layer in layers]), dtype)
-    product = tf.matmul(x, tf.gather(kernels, index))
-    return product + tf.gather(biases, index)[:, None]
 
 
 def _time_major(x: tf.Tensor) -> tf.Tensor:

@@ -161,13 +161,14 @@ class WorldModel(tf.Module):
         uniform = draws.uniform('action', (horizon, count, self.action_size))
         index = draws.integers('index', (horizon,), self.rssm.ensemble)
         noise = self.rssm.noise(draws, 'prior', (horizon, count))
-        state = {key: start[key] for key in start}
+        state, heads = dict(start), self.rssm.stacked_heads()
         sequence = [{**state, 'feat': self.rssm.get_feat(state),
                      'action': tf.zeros((count, self.action_size))}]
         for t in range(horizon):
             feat = tf.stop_gradient(sequence[-1]['feat'])
             action = policy(feat).sample(uniform[t])
-            state = self.rssm.img_step(state, action, index[t], noise[t])
+            state = self.rssm.img_step(
+                state, action, index[t], noise[t], heads)
             sequence.append({**state, 'feat': self.rssm.get_feat(state),
                              'action': action})
         stacked = {key: tf.stack([x[key] for x in sequence])

@@ -50,7 +50,7 @@ def test_what_a_crash_leaves_is_no_checkpoint(ckpt):
 
 
 def test_none_and_unknown_positions(ckpt):
-    with pytest.raises(UserError, match='run.py train'):
+    with pytest.raises(UserError, match=r'run\.py train'):
         ckpt.load()
     ckpt.save(1, arrays(), {})
     with pytest.raises(UserError, match=r'found \[1\]'):

@@ -6,6 +6,7 @@ set -eu
 
 venv=$1
 lock=$2
+opengl_packages='libegl1 libopengl0 libgl1-mesa-dri'
 supported='import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))'
 
 fail() {
@@ -92,18 +93,25 @@ install_packages() {
     rm "$venv/.incomplete"
 }
 
+# What is wrong with rendering, in one line; nothing if it works. A MUJOCO_GL of
+# the user's is left out: the question is what this machine has.
+rendering_problem() {
+    env -u MUJOCO_GL "$venv/bin/python" -c \
+        'from dreamerv2_base.envs import opengl; opengl.choose_renderer()' \
+        2>&1 >/dev/null | tail -n 1 |
+        sed 's/^[^ ]*UserError: //; s/; mend it: .*//'
+}
+
 # OpenGL is the only thing wanted that pip cannot install. Without it the rest
 # works, so the installation goes on.
 need_opengl() {
-    renders='from dreamerv2_base.envs import opengl; opengl.choose_renderer()'
-    "$venv/bin/python" -c "$renders" 2>/dev/null && return
-    packages=$("$venv/bin/python" -c \
-        'from dreamerv2_base.envs import opengl; print(opengl.PACKAGES["egl"])')
+    [ -n "$(rendering_problem)" ] || return 0
     # shellcheck disable=SC2086 # a list
-    apt_install $packages || true
-    "$venv/bin/python" -c "$renders" 2>/dev/null || echo \
-        "warning: no OpenGL, so nothing can be rendered; install it as root:" \
-        "apt-get install $packages" >&2
+    apt_install $opengl_packages || true
+    problem=$(rendering_problem)
+    [ -z "$problem" ] || echo "warning: nothing can be rendered here" \
+        "($problem); as root: apt-get install -y --no-install-recommends" \
+        "$opengl_packages" >&2
 }
 
 make_venv
