@@ -48,7 +48,8 @@ test: $(READY)
 lint: $(READY)
 	$(PY) -m ruff check .
 
-environment.yml: requirements.lock tools/requirements.in tools/lock.py | $(READY)
+DEFINITION := requirements.lock tools/requirements.in tools/lock.py
+environment.yml: $(DEFINITION) | $(READY)
 	$(PY) -m tools.lock
 
 # Only a directory that is an environment, or was about to become one.

@@ -74,7 +74,20 @@ COMMANDS = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
+CONFIGURED = ('train', 'evaluate', 'collect', 'doctor', 'diff')
+
+
+def key_help() -> str:
+    """Presets and keys with their defaults, for --help."""
+    from semopo_tf import settings
+    presets = settings.presets()
+    keys = '\n'.join(f'  --{key} {value}' for key, value
+                     in presets.defaults.flat().items())
+    return (f'presets: {", ".join(presets.names)}\n\nkeys and their '
+            f'defaults (configs.yaml says what they mean):\n{keys}')
+
+
+def parser(epilog: str = '') -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog='run.py', description=__doc__, allow_abbrev=False)
     top.add_argument('--debug', action='store_true',
@@ -84,8 +97,10 @@ def parser() -> argparse.ArgumentParser:
     added = {}
     for name, (_, text) in COMMANDS.items():
         added[name] = commands.add_parser(
-            name, help=text, description=f'{text}; {CONFIG_HELP}',
-            allow_abbrev=False)
+            name, help=text, allow_abbrev=False,
+            description=f'{text}; {CONFIG_HELP}' if name in CONFIGURED
+            else text, epilog=epilog if name in CONFIGURED else '',
+            formatter_class=argparse.RawDescriptionHelpFormatter)
         added[name].add_argument(
             '--debug', action='store_true', default=argparse.SUPPRESS,
             help='show the traceback of an error')
@@ -116,7 +131,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    options, rest = parser().parse_known_args(arguments)
+    wants_help = {'-h', '--help'} & set(arguments)
+    try:
+        epilog = key_help() if wants_help else ''
+        options, rest = parser(epilog).parse_known_args(arguments)
+    except UserError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
     try:
         return COMMANDS[options.command][0](options, rest)
     except UserError as error:

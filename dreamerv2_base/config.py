@@ -226,7 +226,7 @@ def _matches(pattern: str, leaves: Mapping[str, Any],
 
 
 def _nearest(name: str, known: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, known, 1, 0.5)
+    close = difflib.get_close_matches(name, [*known, 'configs'], 1, 0.5)
     if not close:  # a key given without its group: `deter` for `rssm.deter`
         close = [key for key in known if key.split('.')[-1] == name][:1]
     return f' (nearest: {close[0]})' if close else ''

@@ -49,7 +49,7 @@ class ChunkSampler:
                  prioritize_ends: bool = False,
                  notes: dict[str, Any] | None = None):
         self._notes = notes or {}
-        self._store, self._batch, self._length = store, batch, length
+        self._store, self._batch, self.length = store, batch, length
         self._seed, self._phase = seed, phase
         self._order = np.arange(len(store)) if order is None else order
         self._window = window or (lambda step: len(self._order))
@@ -69,16 +69,16 @@ class ChunkSampler:
         rng = batch_generator(self._seed, self._phase, step)
         allowed = self._order[:self._window(step)]
         episodes = allowed[rng.integers(len(allowed), size=self._batch)]
-        last = self._store.rows[episodes] - self._length
+        last = self._store.rows[episodes] - self.length
         if self._ends:
-            starts = np.minimum(rng.integers(last + self._length + 1), last)
+            starts = np.minimum(rng.integers(last + self.length + 1), last)
         else:
             starts = rng.integers(last + 1)
         return episodes, starts
 
     def batch(self, step: int) -> Episode:
         """Arrays [B, T, ...]; `is_first` is True at row 0 and nowhere else."""
-        chunk = self._store.gather(*self.indices(step), self._length)
+        chunk = self._store.gather(*self.indices(step), self.length)
         chunk['is_first'] = np.zeros_like(chunk['is_first'])
         chunk['is_first'][:, 0] = True
         return chunk
@@ -87,7 +87,7 @@ class ChunkSampler:
         """Counts for the log."""
         return {'episodes': len(self._store), 'in_order': len(self._order),
                 'window_at_start': int(self._window(0)),
-                'batch': self._batch, 'length': self._length, **self._notes}
+                'batch': self._batch, 'length': self.length, **self._notes}
 
 
 class PlainGenerator:

@@ -77,11 +77,14 @@ class EpisodeStore:
         return {key: arrays[key][begin:begin + length] for key in self.keys}
 
     def gather(self, episodes: np.ndarray, starts: np.ndarray,
-               length: int) -> Episode:
-        """Chunks [B, length, ...] of the given episodes [B] and starts [B]."""
+               length: int, keys: Sequence[str] | None = None) -> Episode:
+        """Chunks [B, length, ...] of the given episodes [B] and starts [B].
+
+        `keys` limits what is read (all by default).
+        """
         chunks: Episode = {}
         sample = self._folders[0].arrays
-        for key in self.keys:
+        for key in self.keys if keys is None else keys:
             shape = (len(episodes), length, *sample[key].shape[1:])
             out = np.empty(shape, sample[key].dtype)
             for row, (number, start) in enumerate(

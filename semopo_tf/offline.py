@@ -188,7 +188,8 @@ class Loop:
             'data_wait': wait, 'seconds': seconds})
 
     def _videos(self, phase: Phase, source, step: int) -> None:
-        batch = source.batch(step)
+        # A source without images has another way to give them.
+        batch = getattr(source, 'video_batch', source.batch)(step)
         videos = self.method.videos(batch, step)
         for name, frames in videos.items():
             self.run.logger.video(phase.name, step, name, _uint8(frames))

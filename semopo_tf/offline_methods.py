@@ -7,6 +7,7 @@ Spec section 9. Offline DV2 is the same with one stream
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,11 @@ from semopo_tf.conservative import (
     RELEASED_PLANNED,
     Schedule,
     schedule_from,
+)
+from semopo_tf.embeddings import (
+    EmbeddedSource,
+    compiled_encoder,
+    encoder_stamp,
 )
 from semopo_tf.method import Batch, Phase
 from semopo_tf.settings import sampling_of
@@ -115,13 +121,22 @@ class SeMOPO:
         notes = schedule.describe(self.phases()[0].updates)
         return self._sampler(store, 'model', size, schedule, notes)
 
-    def _agent_source(self, store) -> ChunkSampler:
+    def _agent_source(self, store) -> ChunkSampler | EmbeddedSource:
         # The policy phase keeps the window that the model phase ended with;
         # with a given world model, the one a whole model phase ends with.
         size = self.config.offline_train_dataset
         updates = self.phases()[0].updates or RELEASED_PLANNED
         schedule = self.schedule().frozen(updates)
-        return self._sampler(store, 'agent', size, schedule)
+        sampler = self._sampler(store, 'agent', size, schedule)
+        if not self.config.cache_embeddings:
+            return sampler
+        numbers = np.sort(schedule.order[:schedule.window(0)])
+        encoder = self.agent.world_model.encoder
+        return EmbeddedSource(
+            sampler, store,
+            compiled_encoder(encoder, self.agent.world_model.dtype),
+            Path(self.config.logdir).expanduser() / 'cache',
+            encoder_stamp(encoder, store.digest, numbers), numbers)
 
     def _sampler(self, store, phase, size, schedule,
                  notes=None) -> ChunkSampler:
@@ -143,8 +158,6 @@ class SeMOPO:
             self._updates['joint'](source.batch(0), 0)
 
     def _load_given_model(self) -> None:
-        from pathlib import Path
-
         from dreamerv2_base.checkpoint import Checkpoints
         folder = Path(self.config.offline_model_loaddir) / 'ckpt'
         if not folder.is_dir():

@@ -42,7 +42,7 @@ def requirement_lines(path: Path) -> list[str]:
 
 def direct_names(path: Path) -> list[str]:
     """Normalized names of what tools/requirements.in asks for, in order."""
-    return [normalized(re.match(r'[\w.-]+', line).group())
+    return [normalized(re.split(r'[^\w.-]', line)[0])
             for line in requirement_lines(path)]
 
 
