@@ -34,15 +34,17 @@ class EnsembleRSSM(tf.Module):
     """RSSM whose prior is a uniform ensemble of K heads.
 
     At every prior step one member index is drawn uniformly for the whole
-    batch, and that member's statistics are the prior. `cell(scope, inputs,
-    size)` makes the recurrent cell.
+    batch, and that member's statistics are the prior. `transition` 'drawn'
+    evaluates that member alone, 'all' evaluates every member at every step
+    and picks, as the released code does: the same numbers, more work.
+    `cell(scope, inputs, size)` makes the recurrent cell.
     """
 
     def __init__(self, scope: Scope, action_size: int, embed_size: int,
                  ensemble: int, stoch: int, deter: int, hidden: int,
                  discrete: int, act: str = 'elu', norm: str = 'none',
                  std_act: str = 'sigmoid2', min_std: float = 0.1,
-                 loop: str = 'while',
+                 loop: str = 'while', transition: str = 'drawn',
                  cell: Callable[[Scope, int, int], tf.Module] = GRUCell):
         super().__init__()
         if norm != 'none' or std_act not in STD_ACTIVATIONS:
@@ -56,7 +58,7 @@ class EnsembleRSSM(tf.Module):
         self.feat_size = self.stoch_flat + deter
         self._act = activation(act)
         self._std_act, self._min_std = STD_ACTIVATIONS[std_act], min_std
-        self._loop = loop
+        self._loop, self._transition = loop, transition
         stats = stoch * discrete if discrete else 2 * stoch
         self._img_in = Dense(
             scope / 'img_in', self.stoch_flat + action_size, hidden)
@@ -198,6 +200,8 @@ class EnsembleRSSM(tf.Module):
 
         deter [L, N, D], index [L] -> statistics [L, N, S, (C)].
         """
+        if self._transition == 'all':
+            return self._pick(self.ensemble_stats(deter), index)
         drawn = tuple(
             (tf.gather(kernel, index), tf.gather(bias, index))
             for kernel, bias in heads or self.stacked_heads())
@@ -214,6 +218,12 @@ class EnsembleRSSM(tf.Module):
             shaped[key] = tf.ensure_shape(
                 value, (self.ensemble, *deter.shape[:-1], *rest))
         return shaped
+
+    def _pick(self, stats: State, index: tf.Tensor) -> State:
+        """Of statistics [K, L, N, ...] those of member index[l] in row l."""
+        rows = tf.stack([index, tf.range(tf.size(index))], 1)
+        return {key: tf.gather_nd(value, rows)
+                for key, value in stats.items()}
 
     def _by_head(self, deter: tf.Tensor, heads: Heads) -> State:
         """Row l of deter [L or 1, N, D] through head l."""

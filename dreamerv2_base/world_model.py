@@ -221,7 +221,7 @@ class WorldModel(tf.Module):
     def _rssm(self, scope: Scope) -> EnsembleRSSM:
         return EnsembleRSSM(
             scope, self.action_size, self.encoder.size, **self.config.rssm,
-            loop=self.config.scan)
+            loop=self.config.scan, transition=self.config.transition)
 
     def _head(self, scope: Scope, name: str) -> MLP:
         return MLP(scope / 'heads' / name, self.rssm.feat_size,

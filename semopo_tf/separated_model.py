@@ -103,7 +103,8 @@ class SeparatedWorldModel(WorldModel):
         gradient that either optimizer needs (spec section 4).
         """
         data = self.preprocess(batch)
-        with tf.GradientTape() as tape:
+        apart = self.config.backward == 'separate'
+        with tf.GradientTape(persistent=apart) as tape:
             endo, outputs, metrics = self.endogenous_losses(data, draws)
             exo, exo_feat, found = self.exogenous_losses(data, draws)
             metrics.update(found)
@@ -116,8 +117,14 @@ class SeparatedWorldModel(WorldModel):
             exo.update(self.dissociation_loss(exo_feat, data, metrics))
             shared = float(self.config.loss_scales.get('image', 1.0)) * image
             endo_loss, exo_loss = self.weighted(endo), tf.add_n([*exo.values()])
-            scaled = self.loss_scale.scale(endo_loss + exo_loss + shared)
-        grads = gradients(tape, scaled, self.optimizer, self.exo_optimizer)
+            scaled = [self.loss_scale.scale(loss + shared)
+                      for loss in (endo_loss, exo_loss)] if apart else (
+                self.loss_scale.scale(endo_loss + exo_loss + shared))
+        if apart:
+            grads = self._two_passes(tape, *scaled)
+        else:
+            grads = gradients(
+                tape, scaled, self.optimizer, self.exo_optimizer)
         applied, clipped = apply_all(
             self.loss_scale, grads, [self.optimizer, self.exo_optimizer])
         metrics.update(applied, image_loss=image,
@@ -125,6 +132,17 @@ class SeparatedWorldModel(WorldModel):
                        disen_loss=exo_loss + shared)
         outputs['grad_clipped'] = {**clipped, **head_grads}
         return outputs, metrics
+
+    def _two_passes(self, tape: tf.GradientTape, endo_loss: tf.Tensor,
+                    exo_loss: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Gradients as the released code takes them: one pass per loss.
+
+        The joint decoder's gradient comes out of both, and is the same.
+        """
+        endo = gradients(tape, endo_loss, self.optimizer)
+        exo = gradients(tape, exo_loss, self.exo_optimizer)
+        del tape  # it is persistent: it holds every activation
+        return {**endo, **exo}
 
     def endogenous_losses(self, data: Batch, draws: Draws,
                           ) -> tuple[dict[str, tf.Tensor], Outputs, Metrics]:

@@ -15,6 +15,8 @@ CHOICES = {
     'precision': ('32', '16', 'bf16'),
     'jit': ('none', 'xla', 'eager'),
     'scan': ('while', 'unroll'),
+    'transition': ('drawn', 'all'),
+    'backward': ('joint', 'separate'),
     'scene': ('stock', 'grey_floor'),
     'sampling': ('auto', 'paper', 'released', 'random'),
     'disen_action_type': ('none', 'main'),
