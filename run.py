@@ -62,6 +62,17 @@ def convert_checkpoint(options, rest: list[str]) -> int:
     return 0
 
 
+def bench(options, rest: list[str]) -> int:
+    if rest:
+        raise UserError(f'bench: expected only its own flags, found '
+                        f'{rest[0]!r}; see run.py bench --help')
+    from semopo_tf import bench
+    bench.report(bench.run(bench.Options(
+        options.preset, options.batch, options.length, options.repeats,
+        options.precision)), options.json)
+    return 0
+
+
 COMMANDS = {
     'train': (train, 'train a method, or go on with a run'),
     'evaluate': (evaluate, 'evaluate the policy of a run folder'),
@@ -69,6 +80,7 @@ COMMANDS = {
     'doctor': (doctor, 'check this machine for a configuration'),
     'report': (report, 'write the HTML report of a run folder'),
     'diff': (diff, 'compare with recorded traces, presets or runs'),
+    'bench': (bench, 'time the fast formulation beside the plain one'),
     'convert-checkpoint': (
         convert_checkpoint, 'read and write checkpoints of the published code'),
 }
@@ -122,6 +134,13 @@ def parser(epilog: str = '') -> argparse.ArgumentParser:
                       help='record a trace of this package')
     added['diff'].add_argument(
         '--format', choices=('table', 'markdown', 'json'), default='table')
+    timing = added['bench']
+    timing.add_argument('--preset', default='released')
+    timing.add_argument('--batch', type=int, default=4)
+    timing.add_argument('--length', type=int, default=50)
+    timing.add_argument('--repeats', type=int, default=5)
+    timing.add_argument('--precision', default='32')
+    timing.add_argument('--json', type=Path, metavar='FILE')
     convert = added['convert-checkpoint']
     convert.add_argument('source', type=Path, metavar='IN')
     convert.add_argument('target', type=Path, metavar='OUT')

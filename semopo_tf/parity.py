@@ -159,6 +159,9 @@ def replayer(trace: Trace) -> Callable[[Trace, dict], Report]:
     if trace.config:
         from semopo_tf.parity_world_model import replay
         return replay
+    if 'penalty_type' in trace.case:
+        from semopo_tf.parity_lompo import replay
+        return replay
     algorithm = trace.case.get('algo')
     raise UserError(
         f'{trace.path}: expected a trace of a world model (with `config`), '

@@ -10,6 +10,7 @@ import importlib
 # name: (module, class)
 METHODS: dict[str, tuple[str, str]] = {
     'semopo': ('semopo_tf.offline_methods', 'SeMOPO'),
+    'lompo': ('semopo_tf.baselines.lompo', 'LOMPO'),
     'offline_dv2': ('semopo_tf.baselines.offline_dv2', 'OfflineDV2'),
 }
 

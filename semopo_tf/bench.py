@@ -1,0 +1,290 @@
+"""`run.py bench`: the fast formulation beside the plain one, in one run.
+
+Both compute the same numbers (tests/test_plain.py, tests/test_embeddings.py);
+here only time and memory are compared. Measurements alternate, so that what
+else the machine does falls on both.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamerv2_base.episodes import write_episode
+from dreamerv2_base.errors import UserError
+from dreamerv2_base.noise import CounterDraws
+from dreamerv2_base.tf import tf
+from semopo_tf import flops, settings
+from semopo_tf.agent import PenalizedAgent
+from semopo_tf.doctor import fake_batch
+
+ACTIONS = 6
+RATIOS = ('first_update', 'model_update', 'policy_update', 'data',
+          'evaluation')
+
+
+@dataclass
+class Options:
+    """What to measure: sizes, batch, how often, which parts."""
+
+    preset: str = 'released'
+    batch: int = 4
+    length: int = 50
+    repeats: int = 5
+    precision: str = '32'
+    eval_steps: int = 60
+    parts: tuple[str, ...] = (*RATIOS, 'checkpoint')
+
+
+@dataclass
+class Pair:
+    """Seconds (or seconds per unit) of both formulations."""
+
+    plain: list[float] = field(default_factory=list)
+    fast: list[float] = field(default_factory=list)
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster the fast one is, medians."""
+        return float(np.median(self.plain) / np.median(self.fast))
+
+
+def run(options: Options) -> dict[str, Any]:
+    """All measurements; see `report` for what they are called."""
+    if options.repeats < 1 or options.batch < 1:
+        raise UserError('bench: expected at least one repeat and row, found '
+                        f'{options.repeats} and {options.batch}')
+    found: dict[str, Pair] = {}
+    agents = {kind: _agent(options, kind) for kind in ('plain', 'fast')}
+    data = fake_batch(np.random.default_rng(0), options.batch,
+                      options.length, 64, ACTIONS)
+    if {'first_update', 'model_update'} & set(options.parts):
+        found.update(_model_updates(options, agents, data))
+    if 'policy_update' in options.parts:
+        found['policy_update'] = _policy_updates(options, agents, data)
+    if 'data' in options.parts:
+        found['data'] = _data(options)
+    if 'evaluation' in options.parts:
+        found['evaluation'] = _evaluation(options, agents['fast'])
+    saving = (_checkpoint(agents['fast'])
+              if 'checkpoint' in options.parts else None)
+    return _results(options, found, saving, agents['fast'].config)
+
+
+def _config(options: Options, kind: str):
+    names = [options.preset] + (['plain'] if kind == 'plain' else [])
+    config, _ = settings.resolve([
+        '--configs', *names, '--precision', options.precision])
+    return config
+
+
+def _agent(options: Options, kind: str) -> PenalizedAgent:
+    return PenalizedAgent(_config(options, kind), (64, 64, 3), ACTIONS)
+
+
+def _compiled(agent: PenalizedAgent, name: str) -> Callable:
+    update = agent.model_train if name == 'model' else agent.agent_train
+
+    @tf.function
+    def compiled(data, step):
+        return update(data, CounterDraws(0, name, step))[1]
+
+    def call(data, step: int) -> float:
+        started = time.perf_counter()
+        metrics = compiled(data, tf.constant(step, tf.int64))
+        for value in metrics.values():
+            float(value)
+        return time.perf_counter() - started
+    return call
+
+
+def _tensors(data: Mapping[str, np.ndarray]) -> dict[str, tf.Tensor]:
+    return {key: tf.constant(value) for key, value in data.items()}
+
+
+# The parts.
+
+
+def _model_updates(options, agents, data) -> dict[str, Pair]:
+    first, later = Pair(), Pair()
+    batch = _tensors(data)
+    calls = {kind: _compiled(agents[kind], 'model') for kind in agents}
+    for kind, call in calls.items():
+        getattr(first, kind).append(call(batch, 0))
+        call(batch, 1)
+    for step in range(options.repeats):
+        for kind, call in calls.items():
+            getattr(later, kind).append(call(batch, step + 2))
+    return {'first_update': first, 'model_update': later}
+
+
+def _policy_updates(options, agents, data) -> Pair:
+    """The fast one gets embeddings, as the policy phase gives it."""
+    images = _tensors(data)
+    model = agents['fast'].world_model
+    embedded = {key: value for key, value in images.items()
+                if key != 'image'}
+    embedded['embed'] = model.encoder(model.preprocess(images)['image'])
+    batches = {'plain': images, 'fast': embedded}
+    calls = {kind: _compiled(agents[kind], 'policy') for kind in agents}
+    pair = Pair()
+    for kind, call in calls.items():
+        call(batches[kind], 0)
+        call(batches[kind], 1)
+    for step in range(options.repeats):
+        for kind, call in calls.items():
+            getattr(pair, kind).append(call(batches[kind], step + 2))
+    return pair
+
+
+def _data(options: Options) -> Pair:
+    """Seconds per batch: mapped arrays against a generator that loads and
+    concatenates episodes row by row."""
+    from dreamerv2_base.replay import ChunkSampler, PlainGenerator
+    from dreamerv2_base.store import open_store
+    pair = Pair()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rng = np.random.default_rng(0)
+        for i in range(20):
+            row = fake_batch(rng, 1, 501, 64, ACTIONS)
+            write_episode(folder, {k: v[0] for k, v in row.items()}, i,
+                          f'{i:032x}')
+        store = open_store([folder])
+        size = settings.presets().defaults.offline_model_dataset
+        sampler = ChunkSampler(store, size.batch, size.length, 0, 'bench')
+        plain = PlainGenerator(store, sampler, size.length)
+        for step in range(options.repeats * 2):
+            for kind, source in (('plain', plain), ('fast', sampler)):
+                started = time.perf_counter()
+                source.batch(step)
+                getattr(pair, kind).append(time.perf_counter() - started)
+    return pair
+
+
+def _evaluation(options: Options, agent: PenalizedAgent) -> Pair:
+    """Seconds per environment step: ten in lockstep in child processes
+    against one at a time in this process, both with a policy call a step."""
+    from dreamerv2_base.envs.rollout import Rollout
+    from semopo_tf.environments import env_spec_from, make_env
+    limit = 2 * options.eval_steps
+    spec = env_spec_from(agent.config.update({'time_limit': limit}))
+    pair = Pair()
+
+    def policy(observation, state):
+        return agent.policy(observation, state, 0)
+
+    env = make_env(spec)
+    with Rollout(functools.partial(make_env, spec), 10,
+                 os.cpu_count() or 1) as rollout:
+        rollout.run(policy, 10, seed=0)
+        _one_at_a_time(env, policy, 2)
+        for _ in range(max(2, options.repeats // 2)):
+            started = time.perf_counter()
+            steps = _one_at_a_time(env, policy, options.eval_steps)
+            pair.plain.append((time.perf_counter() - started) / steps)
+            started = time.perf_counter()
+            found = rollout.run(policy, 10, seed=0)
+            steps = sum(episode.length - 1 for episode in found)
+            pair.fast.append((time.perf_counter() - started) / steps)
+    env.close()
+    return pair
+
+
+def _one_at_a_time(env, policy, steps: int) -> int:
+    observation, state = env.reset(0), None
+    for _ in range(steps):
+        batch = {key: np.asarray(value)[None]
+                 for key, value in observation.items()}
+        action, state = policy(batch, state)
+        observation = env.step(action[0])
+    return steps
+
+
+def _checkpoint(agent: PenalizedAgent) -> dict[str, float]:
+    from dreamerv2_base.checkpoint import Checkpoints
+    from dreamerv2_base.nets import variables_by_name
+    with tempfile.TemporaryDirectory() as name:
+        started = time.perf_counter()
+        arrays = {key: value.numpy() for key, value
+                  in variables_by_name(agent).items()}
+        Checkpoints(Path(name)).save(1, arrays, {})
+        seconds = time.perf_counter() - started
+    size = sum(array.nbytes for array in arrays.values())
+    return {'seconds': seconds, 'MiB': size / 2 ** 20}
+
+
+# Results.
+
+
+def _results(options, found, saving, config) -> dict[str, Any]:
+    from semopo_tf.run_folder import versions
+    peak = matmul_peak()
+    work = flops.model_update(config, options.batch * options.length, ACTIONS)
+    results: dict[str, Any] = {
+        'preset': options.preset,
+        'batch': [options.batch, options.length],
+        'precision': options.precision, 'repeats': options.repeats,
+        'load_average': os.getloadavg()[0], 'versions': versions([]),
+        'peak_memory_MiB': resource.getrusage(
+            resource.RUSAGE_SELF).ru_maxrss / 1024,
+        'matmul_peak_GFLOPS': peak / 1e9, 'model_update_GFLOP': work / 1e9,
+        'checkpoint': saving,
+        'seconds': {name: vars(pair) for name, pair in found.items()},
+        'ratios': {name: pair.ratio for name, pair in found.items()}}
+    if 'model_update' in found:
+        seconds = float(np.median(found['model_update'].fast))
+        results['share_of_peak'] = work / seconds / peak
+    return results
+
+
+def matmul_peak(size: int = 2048) -> float:
+    """Floating-point operations per second of a large matrix product."""
+    a = tf.random.stateless_normal((size, size), (0, 1))
+    product = tf.function(lambda: tf.reduce_sum(tf.matmul(a, a)))
+    best = np.inf
+    for _ in range(6):
+        started = time.perf_counter()
+        float(product())
+        best = min(best, time.perf_counter() - started)
+    return 2 * size ** 3 / best
+
+
+def report(results: dict[str, Any], path: Path | None) -> None:
+    """Print a table; write the results as JSON where a path is given."""
+    from rich.console import Console
+    from rich.table import Table
+    batch, length = results['batch']
+    table = Table(title=f'{results["preset"]} sizes, batch {batch}x{length}, '
+                  f'precision {results["precision"]}: median seconds')
+    for name in ('what', 'plain', 'fast', 'times faster'):
+        table.add_column(name, justify='left' if name == 'what' else 'right')
+    for name, pair in results['seconds'].items():
+        table.add_row(name, f'{np.median(pair["plain"]):.4f}',
+                      f'{np.median(pair["fast"]):.4f}',
+                      f'{results["ratios"][name]:.2f}')
+    console = Console()
+    console.print(table)
+    if results['checkpoint']:
+        saved = results['checkpoint']
+        console.print(f'checkpoint: {saved["MiB"]:.0f} MiB in '
+                      f'{saved["seconds"]:.2f} s')
+    console.print(
+        f'peak memory of this process {results["peak_memory_MiB"]:.0f} MiB; '
+        f'load average {results["load_average"]:.1f}; matrix product '
+        f'{results["matmul_peak_GFLOPS"]:.0f} GFLOP/s; model update '
+        f'{results["model_update_GFLOP"]:.0f} GFLOP'
+        + (f', {100 * results["share_of_peak"]:.0f} % of the peak'
+           if 'share_of_peak' in results else ''))
+    if path is not None:
+        path.write_text(json.dumps(results, indent=1))
