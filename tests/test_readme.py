@@ -1,0 +1,48 @@
+"""Every command of the README is one that run.py accepts."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+
+import run
+from semopo_tf import settings
+from tests.helpers import ROOT
+
+README = (ROOT / 'README.md').read_text()
+
+
+def commands():
+    text = re.sub(r'\\\n\s*', '', README)
+    blocks = re.findall(r'```sh\n(.*?)```', text, re.S)
+    lines = [line.split('  #')[0].strip()
+             for block in blocks for line in block.splitlines()]
+    return [line.removeprefix('python run.py ') for line in lines
+            if line.startswith('python run.py ') and '…' not in line]
+
+
+def test_there_are_commands():
+    assert len(commands()) >= 7
+
+
+@pytest.mark.parametrize('command', commands())
+def test_command_is_accepted(command):
+    options, rest = run.parser().parse_known_args(shlex.split(command))
+    assert options.command in run.COMMANDS
+    if options.command in ('train', 'doctor', 'collect'):
+        settings.resolve(rest)
+    else:
+        settings.presets().parse(rest)
+
+
+def test_every_command_of_run_py_is_explained():
+    for name in run.COMMANDS:
+        assert f'run.py {name}' in README, name
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / 'Makefile').read_text()
+    for target in re.findall(r'^make (\w+)', README, re.M):
+        assert re.search(rf'^{target}:', makefile, re.M), target
