@@ -131,8 +131,10 @@ class EnsembleRSSM(tf.Module):
         keep = 1.0 - tf.cast(is_first, self.dtype)[..., None]
         action = tf.cast(action, self.dtype) * keep
         # The parts of both input layers that do not depend on the state.
-        from_action = self._part(self._img_in, action, self.stoch_flat)
-        from_embed = self._part(self._obs_out, embed, self.deter)
+        from_action, recur = self._divided(
+            self._img_in, action, self.stoch_flat)
+        from_embed, hidden_kernel = self._divided(
+            self._obs_out, embed, self.deter)
         inputs = [_time_major(x) for x in (from_action, from_embed, keep)]
         if sample:
             inputs.append(self.noise(draws, 'posterior', (length, batch)))
@@ -141,9 +143,8 @@ class EnsembleRSSM(tf.Module):
             stoch, deter = carry
             from_action, from_embed, keep, *noise = now
             stoch = self._flat(stoch) * keep
-            deter = self._recur(stoch, deter * keep, from_action)
-            hidden = self._act(
-                self._head_part(self._obs_out, deter) + from_embed)
+            deter = self._recur(stoch, deter * keep, from_action, recur)
+            hidden = self._act(tf.matmul(deter, hidden_kernel) + from_embed)
             stats = self._stats(self._obs_dist(hidden))
             stoch = self.sample(
                 self._named(stats), noise[0] if noise else None)
@@ -171,9 +172,10 @@ class EnsembleRSSM(tf.Module):
                  index: tf.Tensor, noise: tf.Tensor | None,
                  heads: Heads | None = None) -> State:
         """One prior step with member `index` [] of the ensemble, [N, ...]."""
-        from_action = self._part(self._img_in, action, self.stoch_flat)
+        from_action, recur = self._divided(
+            self._img_in, action, self.stoch_flat)
         deter = self._recur(
-            self._flat(state['stoch']), state['deter'], from_action)
+            self._flat(state['stoch']), state['deter'], from_action, recur)
         stats = {k: v[0] for k, v in self.member_stats(
             deter[None], index[None], heads).items()}
         stoch = self.sample(stats, noise)
@@ -272,20 +274,22 @@ class EnsembleRSSM(tf.Module):
         flat = tf.reshape(stoch, shape)
         return tf.ensure_shape(flat, (*stoch.shape[:-2], self.stoch_flat))
 
-    def _recur(self, stoch, deter, from_action):
-        hidden = self._act(self._head_part(self._img_in, stoch) + from_action)
+    def _recur(self, stoch, deter, from_action, kernel):
+        hidden = self._act(tf.matmul(stoch, kernel) + from_action)
         return self._gru(hidden, deter)
 
-    def _part(self, layer: Dense, x: tf.Tensor, offset: int) -> tf.Tensor:
-        """The tail of a concatenated input through `layer`, with bias."""
-        kernel = tf.cast(layer.kernel[offset:], self.dtype)
-        bias = tf.cast(layer.bias, self.dtype)
-        return tf.matmul(tf.cast(x, self.dtype), kernel) + bias
+    def _divided(self, layer: Dense, x: tf.Tensor, offset: int,
+                 ) -> tuple[tf.Tensor, tf.Tensor]:
+        """A layer on [state, x], in two: x W[offset:] + b, and W[:offset].
 
-    def _head_part(self, layer: Dense, x: tf.Tensor) -> tf.Tensor:
-        """The head of a concatenated input through `layer`, without bias."""
-        kernel = tf.cast(layer.kernel[:x.shape[-1]], self.dtype)
-        return tf.matmul(x, kernel)
+        The first part needs no recurrence; cutting the kernel outside of the
+        loop keeps its gradient from being padded at every step.
+        """
+        kernel = tf.cast(layer.kernel, self.dtype)
+        state_kernel, x_kernel = tf.split(
+            kernel, [offset, kernel.shape[0] - offset])
+        bias = tf.cast(layer.bias, self.dtype)
+        return tf.matmul(tf.cast(x, self.dtype), x_kernel) + bias, state_kernel
 
     def _stats(self, x: tf.Tensor) -> tuple[tf.Tensor, ...]:
         x = tf.cast(x, tf.float32)

@@ -162,7 +162,7 @@ class SAC(tf.Module):
         slow = variables_by_name(*self.targets).values()
         fast = variables_by_name(*self.critics).values()
         for target, critic in zip(slow, fast, strict=True):
-            target.assign_add(share * (critic - target))
+            target.assign((1.0 - share) * target + share * critic)
 
     def _network(self, scope: Scope, inputs: int,
                  outputs: int | None = None) -> MLP:

@@ -39,8 +39,8 @@ class MaskDecoder(tf.Module):
         self._decoder = decoder
 
     def __call__(self, feat: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        out = self._decoder(feat)
-        return out[..., :self.CHANNELS], out[..., self.CHANNELS:]
+        image, mask = tf.split(self._decoder(feat), 2, -1)
+        return image, mask
 
 
 class JointDecoder(tf.Module):

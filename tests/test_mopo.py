@@ -1,0 +1,525 @@
+"""MOPO: golden number G8, the ensemble, rollouts, data, exact resuming."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dreamerv2_base.episodes import write_episode
+from dreamerv2_base.errors import UserError
+from dreamerv2_base.nets import Scope, variables_by_name
+from dreamerv2_base.noise import CounterDraws
+from dreamerv2_base.tf import tf
+from semopo_tf import settings
+from semopo_tf.baselines import mopo_data, mopo_model
+from semopo_tf.baselines.mopo import MOPO
+from semopo_tf.baselines.mopo_data import EpochPlan, Pool
+from semopo_tf.baselines.mopo_model import (
+    DynamicsEnsemble,
+    HoldOut,
+    imagine,
+    penalty_by_name,
+)
+from semopo_tf.terminations import never
+from tests.helpers import ROOT, make_episode
+
+STATES, ACTIONS = 3, 2
+
+
+def configured(*names, **changes):
+    presets = settings.presets()
+    config = presets.apply(presets.defaults, names or ['mopo_debug'])
+    return settings.check(config.update(changes))
+
+
+def write_states(folder, count=3, rows=30, states=STATES):
+    """Episodes of a linear system with noise; the last one ends early."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        episode = make_episode(number, rows, ACTIONS, size=4)
+        state = rng.standard_normal((rows, states)).astype(np.float32)
+        episode['is_terminal'][-1] = number == count - 1
+        write_episode(folder, {**episode, 'state': state}, number,
+                      f'{number:032x}')
+    return folder
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    return write_states(tmp_path_factory.mktemp('data') / 'episodes')
+
+
+@pytest.fixture(scope='module')
+def store(folder):
+    return mopo_data.open_states(configured(offline_dir=[str(folder)]))
+
+
+# Golden numbers and traps.
+
+
+@pytest.mark.parametrize(('name', 'value'), [
+    ('aleatoric', 1.891872), ('covariance', 1.821871),
+    ('disagreement', 2.138334), ('max_pairwise', 3.213146),
+    ('total_variance', 5.407610), ('none', 0.0)])
+def test_g8_penalties(name, value):
+    n = np.arange(15)
+    mean = np.sin(.6 * n + .2).reshape(3, 1, 5)
+    std = .1 + np.abs(np.sin(.9 * n + .5)).reshape(3, 1, 5)
+    found = penalty_by_name(name)(tf.constant(mean), tf.constant(std))
+    assert found.dtype == tf.float64
+    np.testing.assert_allclose(found, [value], rtol=0, atol=6e-7)
+
+
+def test_unknown_penalty_is_a_user_error():
+    with pytest.raises(UserError, match=r'mopo\.penalty: expected'):
+        penalty_by_name('md')
+
+
+def ensemble(**changes):
+    config = configured(**{f'mopo.{k}': v for k, v in changes.items()})
+    return config, DynamicsEnsemble(
+        config.mopo, STATES, ACTIONS, Scope(0, 'model'))
+
+
+def draws(counter=0):
+    return CounterDraws(0, 'test', tf.constant(counter))
+
+
+def test_trap_21_samples_of_elites_penalty_of_all():
+    """A network that is no elite moves the penalty, never the states."""
+    _, model = ensemble(ensemble=4, elites=2)
+    model.elites.assign([1, 3])
+    start = tf.zeros((50, STATES))
+    actor = lambda state, site: tf.zeros((50, ACTIONS))  # noqa: E731
+    aleatoric = penalty_by_name('aleatoric')
+
+    def run():
+        return imagine(model, actor, never, aleatoric, 0.5, 1, start, draws())
+
+    before = run()
+    model._logvar.bias.assign(model._logvar.bias.numpy() + np.reshape(
+        [5.0, 0, 0, 0], (4, 1, 1)))
+    after = run()
+    np.testing.assert_array_equal(before['next_state'], after['next_state'])
+    assert (after['penalty'] > before['penalty']).numpy().all()
+    np.testing.assert_allclose(
+        after['reward'] + 0.5 * after['penalty'],
+        before['reward'] + 0.5 * before['penalty'], atol=1e-5)
+    # The reward's deviation alone counts too.
+    model.highest.assign([3.0] + [0.5] * STATES)
+    assert (run()['penalty'] > after['penalty']).numpy().all()
+
+
+@pytest.mark.parametrize('name', sorted(mopo_model.PENALTIES))
+def test_rollouts(name):
+    _, model = ensemble()
+    actor = lambda state, site: tf.tanh(  # noqa: E731
+        site.normal('action', (8, ACTIONS)))
+    rows = imagine(
+        model, actor, lambda state: state[:, 0] > 0, penalty_by_name(name),
+        1.0, 4, tf.zeros((8, STATES)), draws())
+    assert {k: v.shape[1:] for k, v in rows.items()} == {
+        'state': (8, STATES), 'next_state': (8, STATES),
+        'action': (8, ACTIONS), 'reward': (8,), 'terminal': (8,),
+        'penalty': (8,), 'alive': (8,)}
+    alive, ended = rows['alive'].numpy(), rows['terminal'].numpy() > 0
+    assert rows['state'].shape[0] == 4
+    assert alive[0].all()
+    # A transition counts while no earlier one was terminal.
+    np.testing.assert_array_equal(
+        alive[1:], ~np.logical_or.accumulate(ended)[:-1])
+    np.testing.assert_array_equal(rows['state'][1:], rows['next_state'][:-1])
+
+
+# The ensemble.
+
+
+def test_weights_are_as_specified():
+    config, model = ensemble(ensemble=7, elites=5, units=200)
+    kernel = model._mean.kernel.numpy()
+    spread = 0.5 / np.sqrt(200)
+    assert kernel.shape == (7, 200, 1 + STATES)
+    assert np.abs(kernel).max() <= 2 * spread
+    assert kernel.std() == pytest.approx(0.88 * spread, rel=0.05)
+    assert not model._mean.bias.numpy().any()
+    assert model.lowest.shape == (1 + STATES,)  # shared by all networks
+    assert not np.array_equal(kernel[0], kernel[1])
+
+
+def test_the_loss_is_the_formula():
+    config, model = ensemble()
+    rng = np.random.default_rng(0)
+    inputs = rng.standard_normal((3, 6, STATES + ACTIONS)).astype('f')
+    targets = rng.standard_normal((3, 6, 1 + STATES)).astype('f')
+    model.fit_scaler(2 * inputs[0] + 1)
+    mean, logvar = (x.numpy() for x in model(tf.constant(inputs)))
+    x = (inputs - model.shift.numpy()) / model.scale.numpy()
+    for k in range(3):  # each network by itself
+        first, head = model._hidden[0], model._mean
+        hidden = x[k] @ first.kernel[k].numpy()
+        hidden *= 1 / (1 + np.exp(-hidden))
+        np.testing.assert_allclose(
+            mean[k], hidden @ head.kernel[k].numpy(), atol=1e-5)
+    assert logvar.max() < 0.5 + 1e-3
+    expected = sum(
+        np.mean((mean[k] - targets[k]) ** 2 * np.exp(-logvar[k]))
+        + np.mean(logvar[k]) for k in range(3))
+    expected += sum(1e-4 * 0.5 * np.sum(np.square(layer.kernel))
+                    for layer in model._layers)
+    expected += 0.01 * (1 + STATES) * (0.5 + 10)
+    found, _ = model.loss(tf.constant(inputs), tf.constant(targets))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_log_variances_stay_between_learned_bounds():
+    _, model = ensemble()
+    found = model._bounded(tf.constant([[-100.] * 4, [0.] * 4, [100.] * 4]))
+    np.testing.assert_allclose(found[0], -10, atol=1e-3)
+    np.testing.assert_allclose(found[2], 0.5, atol=1e-3)
+    before = variables_by_name(model)['model/logvar_max'].numpy().copy()
+    model.train(tf.zeros((3, 4, STATES + ACTIONS)), tf.ones((3, 4, 4)))
+    assert (variables_by_name(model)['model/logvar_max'] != before
+            ).numpy().all()
+
+
+def test_trap_5_adam_with_an_uncorrected_epsilon():
+    _, model = ensemble()
+    grads = {name: tf.fill(v.shape, 1e-6)
+             for name, v in model._optimizer.targets.items()}
+    before = model.lowest.numpy().copy()
+    model._optimizer.apply(grads)
+    root = np.sqrt(1e-3) * 1e-6
+    step = 1e-3 * np.sqrt(1e-3) / .1 * 1e-7 / (root + 1e-8)
+    np.testing.assert_allclose(before - model.lowest.numpy(), step, rtol=0.02)
+    assert configured('mopo').mopo.eps == 1e-8
+
+
+def test_constant_inputs_are_left_alone():
+    _, model = ensemble()
+    inputs = np.zeros((10, STATES + ACTIONS), np.float32)
+    inputs[:, 1] = np.arange(10)
+    model.fit_scaler(inputs + 3)
+    np.testing.assert_allclose(
+        model.scale, [1, np.std(np.arange(10)), 1, 1, 1], rtol=1e-6)
+
+
+def linear_system(tmp_path, rows=600, noise=0.1):
+    """Transitions s' = s + M (s, a) + noise·N, r = w (s, a), in hdf5."""
+    import h5py
+    rng = np.random.default_rng(1)
+    state = rng.standard_normal((rows, STATES))
+    action = rng.uniform(-1, 1, (rows, ACTIONS))
+    inputs = np.concatenate([state, action], 1)
+    matrix = 0.5 * rng.standard_normal((STATES + ACTIONS, STATES))
+    change = inputs @ matrix + noise * rng.standard_normal((rows, STATES))
+    path = tmp_path / 'linear.hdf5'
+    ends = np.zeros(rows, bool)
+    ends[99::100] = True
+    with h5py.File(path, 'w') as file:
+        for key, value in {
+                'observations': state, 'actions': action,
+                'rewards': inputs.sum(1), 'next_observations': state + change,
+                'terminals': np.zeros(rows, bool), 'timeouts': ends}.items():
+            file[key] = value
+    return path
+
+
+@pytest.mark.parametrize('seed', [0])
+def test_it_fits_a_linear_system_and_stops(tmp_path, seed, capsys):
+    path = linear_system(tmp_path)
+    config = configured(**{
+        'offline_dir': [str(path)], 'seed': seed, 'mopo.units': 32,
+        'mopo.max_epochs': 150, 'mopo.lr': 5e-3, 'mopo.batch': 64})
+    method = MOPO(config, mopo_data.open_states(config))
+    method.begin()
+    start = method.holdout_errors().mean()
+    history = [method.train_epoch({}, epoch) for epoch in range(150)]
+    last = history[-1]
+    assert last == {'stopped': 1.0, 'epochs': last['epochs']}
+    assert 6 < last['epochs'] < 150
+    method.choose()
+    np.testing.assert_allclose(
+        method.holdout_errors(), method.stopper.best.numpy(), rtol=1e-5)
+    assert method.holdout_errors().mean() < 0.1 * start
+    # Its deviations are the noise's, 0.1 for states, and its elites the best.
+    std = tf.exp(0.5 * method.model(method._inputs[:100])[1]).numpy()
+    assert np.median(std[..., 1:]) == pytest.approx(0.1, rel=0.5)
+    best = method.stopper.best.numpy()
+    assert method.model.elites.numpy().tolist() == (
+        np.argsort(best)[:2].tolist())
+    assert 'elites' in capsys.readouterr().err
+
+
+def test_stopping_rule():
+    config, model = ensemble(patience=2)
+    stopper = HoldOut(config.mopo, model, Scope(0, 'holdout'))
+
+    def epoch(value, errors):
+        for v in model.stacked:
+            v.assign(tf.fill(v.shape, float(value)))
+        stopper.update(np.array(errors, np.float32))
+
+    epoch(1, [1, 1, 1])
+    epoch(2, [.995, .5, 1.2])   # less than 1 % better does not count
+    np.testing.assert_allclose(stopper.best, [1, .5, 1])
+    for value in (3, 4):
+        epoch(value, [1, .5, 1])
+        assert not stopper.over
+    epoch(5, [1, .496, .991])   # third epoch without: more than 2
+    assert stopper.over
+    bound = model.highest.numpy().copy()
+    stopper.restore()
+    np.testing.assert_allclose(model._mean.bias[:, 0, 0], [1, 2, 1])
+    np.testing.assert_array_equal(model.highest, bound)
+    assert model.elites.numpy().tolist() == [1, 0]
+
+
+# Data.
+
+
+def test_transitions_of_episodes(store, folder):
+    data = mopo_data.transitions(store)
+    assert data['reward'].shape == (3 * 29,)
+    first, last = store.episode(0), store.episode(2)
+    np.testing.assert_array_equal(data['state'][0], first['state'][0])
+    np.testing.assert_array_equal(data['action'][0], first['action'][1])
+    assert data['reward'][0] == first['reward'][1]
+    np.testing.assert_array_equal(data['next_state'][28], first['state'][29])
+    np.testing.assert_array_equal(data['state'][-1], last['state'][28])
+    assert data['terminal'].sum() == 1
+    assert data['terminal'][-1] == 1
+
+
+def test_data_without_states_is_a_user_error(tmp_path):
+    from dreamerv2_base.store import open_store
+    from tests.helpers import make_folder
+    store = open_store([make_folder(tmp_path / 'x', 2, rows=6)])
+    with pytest.raises(UserError, match='expected the key state'):
+        MOPO(configured(), store)
+
+
+def test_hdf5_files(tmp_path):
+    path = linear_system(tmp_path, rows=250)
+    store = mopo_data.open_states(configured(offline_dir=[str(path)]))
+    assert store.rows.tolist() == [101, 101, 51]
+    assert (store.action_size, len(store.digest)) == (ACTIONS, 64)
+    data = mopo_data.transitions(store)
+    np.testing.assert_allclose(
+        store.returns.sum(), data['reward'].sum(), rtol=1e-4)
+    assert data['state'].dtype == np.float32
+
+
+@pytest.mark.parametrize(('key', 'value', 'message'), [
+    ('rewards', None, 'missing rewards'),
+    ('rewards', np.zeros(3), 'as many rows'),
+    ('observations', np.full((20, 3), np.nan), 'observations: expected fin'),
+    ('actions', np.full((20, 2), 2.0), 'actions: expected values')])
+def test_broken_hdf5_files_are_user_errors(tmp_path, key, value, message):
+    import h5py
+    path = linear_system(tmp_path, rows=20)
+    with h5py.File(path, 'a') as file:
+        del file[key]
+        if value is not None:
+            file[key] = value
+    with pytest.raises(UserError, match=message):
+        mopo_data.open_states(configured(offline_dir=[str(path)]))
+
+
+def test_no_hdf5_file_and_mixed_data_are_user_errors(tmp_path):
+    path = tmp_path / 'x.hdf5'
+    path.write_bytes(b'no')
+    with pytest.raises(UserError, match='expected an hdf5 file'):
+        mopo_data.open_states(configured(offline_dir=[str(path)]))
+    with pytest.raises(UserError, match='found both'):
+        mopo_data.open_states(
+            configured(offline_dir=[str(path), str(tmp_path)]))
+
+
+def test_epochs():
+    group = configured(**{'mopo.batch': 10}).mopo
+    plan = EpochPlan(group, 0, 48)
+    assert len(plan.holdout) == 9  # 20 %
+    assert not set(plan.holdout) & set(plan.training)
+    epochs = [np.concatenate(plan.batches(i), 1) for i in (0, 1, 0)]
+    np.testing.assert_array_equal(epochs[0], epochs[2])
+    assert [b.shape for b in plan.batches(0)][-1] == (3, 9)
+    assert (epochs[0] != epochs[1]).any()
+    # The sets stay, one for each network, drawn with replacement.
+    np.testing.assert_array_equal(np.sort(epochs[0]), np.sort(epochs[1]))
+    assert len(set(epochs[0][0])) < 39
+    assert (np.sort(epochs[0][0]) != np.sort(epochs[0][1])).any()
+    assert set(epochs[0].ravel()) <= set(plan.training)
+    large = EpochPlan(configured('mopo').mopo, 0, 8000)
+    assert len(large.holdout) == 1000
+    with pytest.raises(UserError, match='give more data'):
+        EpochPlan(group, 0, 3)
+
+
+def test_a_policy_batch_is_5_percent_data():
+    config = configured('mopo')
+    places = mopo_data.MixedPlaces(0, config.sac.batch,
+                                   config.mopo.real_share, 100)
+    batch = places.batch(7)
+    assert (len(batch['real']), len(batch['model'])) == (12, 244)
+    np.testing.assert_array_equal(batch['model'], places.batch(7)['model'])
+    assert (batch['model'] != places.batch(8)['model']).any()
+
+
+def test_the_pool_keeps_the_newest_rounds():
+    def round_(number, count):
+        return {name: np.full((count, 1), number, np.float32)
+                for name in mopo_data.FIELDS}
+
+    pool = Pool(2)
+    for number, count in enumerate((3, 2, 4)):
+        pool.add(round_(number, count))
+    assert len(pool) == 6
+    every = pool.sample(np.linspace(0, 1, 60, endpoint=False))
+    assert sorted(set(every['reward'].ravel())) == [1, 2]
+    other = Pool(2)
+    other.load(pool.state(), 'pool')
+    other.add(round_(3, 1))
+    assert len(other) == 5
+    with pytest.raises(UserError, match='pool: expected sizes'):
+        other.load({'sizes': np.array([2])}, 'pool')
+
+
+# The method.
+
+
+def test_the_presets_have_the_published_numbers():
+    config = configured('mopo')
+    group = config.mopo
+    assert (group.ensemble, group.elites, group.layers, group.units) == (
+        7, 5, 4, 200)
+    assert group.decays == [2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4]
+    assert (group.rollout_rows, group.rollout_every, group.rollout_rounds
+            ) == (50000, 1000, 5)
+    assert not group.termination_quirk
+    assert config.steps == 1000 * config.agent_train_steps
+    table = {'halfcheetah': [(5, .5), (1, 1), (5, 1), (5, 5)],
+             'hopper': [(5, 1), (5, 5), (5, 1), (5, 1)],
+             'walker2d': [(1, 1), (5, 5), (1, 1), (1, 2)]}
+    for task, pairs in table.items():
+        for level, pair in zip(('random', 'medium', 'mixed', 'medium_expert'),
+                               pairs, strict=True):
+            chosen = configured(f'mopo_{task}_{level}')
+            assert (chosen.mopo.horizon, chosen.offline_lmbd) == pair
+            assert chosen.mopo.termination == task
+
+
+@pytest.mark.parametrize(('changes', 'message'), [
+    ({'precision': '16'}, 'precision: expected 32'),
+    ({'mopo.horizon': 0}, r'mopo\.horizon: expected at least 1'),
+    ({'mopo.real_share': 1.5}, r'mopo\.real_share: expected'),
+    ({'mopo.elites': 9}, r'mopo\.elites: expected 1 to 3'),
+    ({'mopo.layers': 3}, r'mopo\.decays: expected 4')])
+def test_impossible_settings_are_user_errors(store, changes, message):
+    with pytest.raises(UserError, match=message):
+        MOPO(configured(**changes), store)
+
+
+def advance(method, store, position, calls):
+    """`calls` updates from a position (phase, step), as the loop makes them."""
+    phases, metrics = method.phases(), []
+    phase, step = position
+    for _ in range(calls):
+        if step == 0 and phases[phase].start:
+            phases[phase].start()
+        batch = phases[phase].source(store).batch(step)
+        metrics.append({name: float(value) for name, value in
+                        phases[phase].train(batch, step).items()})
+        step += 1
+        if step == phases[phase].updates:
+            if phases[phase].finish:
+                phases[phase].finish()
+            phase, step = phase + 1, 0
+    return (phase, step), metrics
+
+
+@pytest.mark.parametrize('stop', [2, 7, 9, 11])
+def test_resuming_is_exact(store, stop):
+    """12 updates; or `stop` of them, saved, loaded, and the others."""
+    config = configured(jit='eager', **{'mopo.rollout_every': 2})
+    whole = MOPO(config, store)
+    position, metrics = advance(whole, store, (0, 0), 12)
+    first = MOPO(config, store)
+    at, before = advance(first, store, (0, 0), stop)
+    second = MOPO(config, store)
+    second.load({k: np.array(v) for k, v in first.state().items()})
+    end, after = advance(second, store, at, 12 - stop)
+    assert end == position == (2, 0)
+    assert before + after == metrics
+    ours, theirs = second.state(), whole.state()
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        np.testing.assert_array_equal(ours[name], theirs[name], name)
+
+
+def test_graphs_train_both_phases_and_act(store):
+    config = configured()
+    method = MOPO(config, store)
+    _, metrics = advance(method, store, (0, 0), 12)
+    assert {'model_loss', 'holdout_mse'} <= set(metrics[0])
+    assert {'q_loss', 'policy_loss', 'alpha', 'pool_rows', 'penalty_mean',
+            'model_reward'} <= set(metrics[6])
+    assert metrics[6]['pool_rows'] == 60  # 30 starts, 2 steps
+    assert metrics[10]['pool_rows'] == 120  # 2 rounds are kept
+    rewards = mopo_data.transitions(store)['reward']
+    np.testing.assert_array_equal(method.data['reward'], rewards)  # unpenal.
+    # For acting only, the networks come out of the checkpoint.
+    again = MOPO(config, None, action_size=ACTIONS)
+    again.load(method.state())
+    seen = {'state': np.ones((4, STATES), np.float32)}
+    action, state = again.policy(seen, None, 5)
+    assert state is not None
+    assert action.shape == (4, ACTIONS)
+    np.testing.assert_array_equal(action, method.policy(seen, state, 6)[0])
+    assert method.videos({}, 0) == {}
+    assert method.parameters()['dynamics'] == sum(
+        int(np.prod(v.shape)) for v in method.model.stacked)
+    with pytest.raises(UserError, match='state_walker_walk'):
+        again.policy({'image': seen['state']}, None, 5)
+
+
+def test_the_penalty_lowers_imagined_rewards(store):
+    with_, without = (MOPO(configured(offline_lmbd=w), store)
+                      for w in (2.0, 0.0))
+    for method in (with_, without):
+        method.begin()
+    left, right = with_.rollout(0), without.rollout(0)
+    assert left['penalty_mean'] > 0
+    assert right['penalty_mean'] == 0
+    assert left['model_reward'] == pytest.approx(
+        right['model_reward'], abs=1e-5)
+    ours, theirs = (m.pool.state()['reward'] for m in (with_, without))
+    assert (ours < theirs).all()
+
+
+# Environments.
+
+
+def test_state_environments():
+    from semopo_tf.environments import EnvSpec
+    env = mopo_data.make_state_env(EnvSpec('state_walker_walk', time_limit=6))
+    first = env.reset(3)
+    assert first['state'].shape == (24,)
+    assert first['state'].dtype == np.float32
+    assert 'image' not in first
+    rows = [env.step(np.full(env.action_size, 0.5)) for _ in range(3)]
+    assert [row['is_last'] for row in rows] == [False, False, True]
+    assert not rows[-1]['is_terminal']
+    np.testing.assert_array_equal(env.reset(3)['state'], first['state'])
+    env.close()
+    with pytest.raises(UserError, match='expected state_TASK'):
+        mopo_data.make_state_env(EnvSpec('dmc_walker_walk'))
+
+
+def test_environment_workers_import_no_tensorflow():
+    code = ('import sys, semopo_tf.baselines.mopo_data;'
+            'assert "tensorflow" not in sys.modules')
+    subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
