@@ -8,7 +8,7 @@ from typing import Any
 
 from dreamerv2_base.config import Config, load_config, parse_flags
 from dreamerv2_base.errors import UserError
-from semopo_tf import settings
+from semopo_tf import registry, settings
 
 INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 
@@ -20,7 +20,7 @@ def train(arguments: list[str]) -> int:
     for note in notes:
         print(f'warning: {note}', file=sys.stderr)
     store = open_data(config)
-    from semopo_tf import offline, registry, report, run_folder
+    from semopo_tf import offline, report, run_folder
     from semopo_tf.evaluation import Evaluator
     devices = prepare(config)
     with run_folder.RunFolder(config) as run, Evaluator(config) as evaluator:
@@ -57,7 +57,6 @@ def evaluate(folder: Path, episodes: int | None, arguments: list[str],
         parse_flags(arguments), 'command line')
     prepare(config)
     from dreamerv2_base.noise import fold
-    from semopo_tf import registry
     from semopo_tf.evaluation import Evaluator
     arrays, state = Checkpoints(folder / 'ckpt').load()
     data = json.loads((folder / 'data.json').read_text())
@@ -120,6 +119,9 @@ def open_data(config: Config) -> Any:
             'offline_dir: expected folders of episodes, found none given; '
             'give --offline_dir FOLDER, or make some: run.py collect '
             '--configs demo')
+    if registry.method_name(config) == 'mopo':
+        from semopo_tf.baselines.mopo_data import open_states
+        return open_states(config)
     length = max(config.offline_model_dataset.length,
                  config.offline_train_dataset.length)
     size = (config.image_size, config.image_size)

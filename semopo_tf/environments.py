@@ -50,6 +50,9 @@ def make_env(spec: EnvSpec) -> Any:
 
     Raises UserError for another name, and when videos or OpenGL are missing.
     """
+    if spec.task.startswith('state_'):
+        from semopo_tf.baselines.mopo_data import make_state_env
+        return make_state_env(spec)
     if spec.task.removeprefix('gym_') in ('car_racing', 'carracing'):
         from dreamerv2_base.envs.car_racing import CarRacing
         return CarRacing(spec.size, spec.action_repeat, spec.time_limit)

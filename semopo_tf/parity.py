@@ -163,6 +163,9 @@ def replayer(trace: Trace) -> Callable[[Trace, dict], Report]:
         from semopo_tf.parity_lompo import replay
         return replay
     algorithm = trace.case.get('algo')
+    if algorithm in ('drq_bc', 'drq_cql', 'bc', 'infogating'):
+        from semopo_tf.parity_drq import replay
+        return replay
     raise UserError(
         f'{trace.path}: expected a trace of a world model (with `config`), '
         f'found algo {algorithm!r}, which is not supported yet')

@@ -10,6 +10,11 @@ import importlib
 # name: (module, class)
 METHODS: dict[str, tuple[str, str]] = {
     'semopo': ('semopo_tf.offline_methods', 'SeMOPO'),
+    'drq_bc': ('semopo_tf.baselines.drq_bc', 'DrQBC'),
+    'drq_cql': ('semopo_tf.baselines.drq_cql', 'DrQCQL'),
+    'bc': ('semopo_tf.baselines.bc', 'BC'),
+    'infogating': ('semopo_tf.baselines.infogating', 'InfoGating'),
+    'mopo': ('semopo_tf.baselines.mopo', 'MOPO'),
     'lompo': ('semopo_tf.baselines.lompo', 'LOMPO'),
     'offline_dv2': ('semopo_tf.baselines.offline_dv2', 'OfflineDV2'),
 }

@@ -39,7 +39,7 @@ NO_EFFECT = (
     'disen_scales.proprio', 'loss_scales.proprio', 'log_keys_sum',
     'log_keys_mean', 'log_keys_max', 'log_keys_video', 'replay.capacity',
     'replay.ongoing', 'encoder.mlp_layers', 'decoder.mlp_layers',
-    'replay.minlen', 'replay.maxlen',
+    'replay.minlen', 'replay.maxlen', 'drq.num_expl_steps',
 )
 
 # Keys of online training: data are not collected while learning offline.

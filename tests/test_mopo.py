@@ -1,22 +1,16 @@
-"""MOPO: golden number G8, the ensemble, rollouts, data, exact resuming."""
+"""MOPO: golden number G8, the ensemble, rollouts, exact resuming."""
 
 from __future__ import annotations
-
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-from dreamerv2_base.episodes import write_episode
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import Scope, variables_by_name
 from dreamerv2_base.noise import CounterDraws
 from dreamerv2_base.tf import tf
-from semopo_tf import settings
 from semopo_tf.baselines import mopo_data, mopo_model
 from semopo_tf.baselines.mopo import MOPO
-from semopo_tf.baselines.mopo_data import EpochPlan, Pool
 from semopo_tf.baselines.mopo_model import (
     DynamicsEnsemble,
     HoldOut,
@@ -24,37 +18,18 @@ from semopo_tf.baselines.mopo_model import (
     penalty_by_name,
 )
 from semopo_tf.terminations import never
-from tests.helpers import ROOT, make_episode
-
-STATES, ACTIONS = 3, 2
-
-
-def configured(*names, **changes):
-    presets = settings.presets()
-    config = presets.apply(presets.defaults, names or ['mopo_debug'])
-    return settings.check(config.update(changes))
-
-
-def write_states(folder, count=3, rows=30, states=STATES):
-    """Episodes of a linear system with noise; the last one ends early."""
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for number in range(count):
-        episode = make_episode(number, rows, ACTIONS, size=4)
-        state = rng.standard_normal((rows, states)).astype(np.float32)
-        episode['is_terminal'][-1] = number == count - 1
-        write_episode(folder, {**episode, 'state': state}, number,
-                      f'{number:032x}')
-    return folder
+from tests.test_mopo_data import (
+    ACTIONS,
+    STATES,
+    configured,
+    linear_system,
+    write_states,
+)
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-    return write_states(tmp_path_factory.mktemp('data') / 'episodes')
-
-
-@pytest.fixture(scope='module')
-def store(folder):
+def store(tmp_path_factory):
+    folder = write_states(tmp_path_factory.mktemp('data') / 'episodes')
     return mopo_data.open_states(configured(offline_dir=[str(folder)]))
 
 
@@ -114,6 +89,24 @@ def test_trap_21_samples_of_elites_penalty_of_all():
     assert (run()['penalty'] > after['penalty']).numpy().all()
 
 
+def test_a_step_samples_the_gaussian_of_the_picked_elite():
+    _, model = ensemble()
+    model.elites.assign([2, 0])
+    rng = np.random.default_rng(0)
+    state, action, noise = (
+        tf.constant(rng.standard_normal(shape), tf.float32)
+        for shape in ((2, STATES), (2, ACTIONS), (3, 2, 1 + STATES)))
+    mean, logvar = (x.numpy() for x in model(tf.concat([state, action], -1)))
+    reward, following, _ = model.step(
+        state, action, noise, tf.constant([1, 0]))
+    for row, network in ((0, 0), (1, 2)):
+        sample = mean[network, row] + np.sqrt(np.exp(
+            logvar[network, row])) * noise[network, row]
+        np.testing.assert_allclose(reward[row], sample[0], atol=1e-6)
+        np.testing.assert_allclose(
+            following[row], state[row] + sample[1:], atol=1e-6)
+
+
 @pytest.mark.parametrize('name', sorted(mopo_model.PENALTIES))
 def test_rollouts(name):
     _, model = ensemble()
@@ -139,7 +132,7 @@ def test_rollouts(name):
 
 
 def test_weights_are_as_specified():
-    config, model = ensemble(ensemble=7, elites=5, units=200)
+    _, model = ensemble(ensemble=7, elites=5, units=200)
     kernel = model._mean.kernel.numpy()
     spread = 0.5 / np.sqrt(200)
     assert kernel.shape == (7, 200, 1 + STATES)
@@ -151,7 +144,7 @@ def test_weights_are_as_specified():
 
 
 def test_the_loss_is_the_formula():
-    config, model = ensemble()
+    _, model = ensemble()
     rng = np.random.default_rng(0)
     inputs = rng.standard_normal((3, 6, STATES + ACTIONS)).astype('f')
     targets = rng.standard_normal((3, 6, 1 + STATES)).astype('f')
@@ -207,32 +200,10 @@ def test_constant_inputs_are_left_alone():
         model.scale, [1, np.std(np.arange(10)), 1, 1, 1], rtol=1e-6)
 
 
-def linear_system(tmp_path, rows=600, noise=0.1):
-    """Transitions s' = s + M (s, a) + noise·N, r = w (s, a), in hdf5."""
-    import h5py
-    rng = np.random.default_rng(1)
-    state = rng.standard_normal((rows, STATES))
-    action = rng.uniform(-1, 1, (rows, ACTIONS))
-    inputs = np.concatenate([state, action], 1)
-    matrix = 0.5 * rng.standard_normal((STATES + ACTIONS, STATES))
-    change = inputs @ matrix + noise * rng.standard_normal((rows, STATES))
-    path = tmp_path / 'linear.hdf5'
-    ends = np.zeros(rows, bool)
-    ends[99::100] = True
-    with h5py.File(path, 'w') as file:
-        for key, value in {
-                'observations': state, 'actions': action,
-                'rewards': inputs.sum(1), 'next_observations': state + change,
-                'terminals': np.zeros(rows, bool), 'timeouts': ends}.items():
-            file[key] = value
-    return path
-
-
-@pytest.mark.parametrize('seed', [0])
-def test_it_fits_a_linear_system_and_stops(tmp_path, seed, capsys):
+def test_it_fits_a_linear_system_and_stops(tmp_path, capsys):
     path = linear_system(tmp_path)
     config = configured(**{
-        'offline_dir': [str(path)], 'seed': seed, 'mopo.units': 32,
+        'offline_dir': [str(path)], 'mopo.units': 32,
         'mopo.max_epochs': 150, 'mopo.lr': 5e-3, 'mopo.batch': 64})
     method = MOPO(config, mopo_data.open_states(config))
     method.begin()
@@ -276,116 +247,6 @@ def test_stopping_rule():
     np.testing.assert_allclose(model._mean.bias[:, 0, 0], [1, 2, 1])
     np.testing.assert_array_equal(model.highest, bound)
     assert model.elites.numpy().tolist() == [1, 0]
-
-
-# Data.
-
-
-def test_transitions_of_episodes(store, folder):
-    data = mopo_data.transitions(store)
-    assert data['reward'].shape == (3 * 29,)
-    first, last = store.episode(0), store.episode(2)
-    np.testing.assert_array_equal(data['state'][0], first['state'][0])
-    np.testing.assert_array_equal(data['action'][0], first['action'][1])
-    assert data['reward'][0] == first['reward'][1]
-    np.testing.assert_array_equal(data['next_state'][28], first['state'][29])
-    np.testing.assert_array_equal(data['state'][-1], last['state'][28])
-    assert data['terminal'].sum() == 1
-    assert data['terminal'][-1] == 1
-
-
-def test_data_without_states_is_a_user_error(tmp_path):
-    from dreamerv2_base.store import open_store
-    from tests.helpers import make_folder
-    store = open_store([make_folder(tmp_path / 'x', 2, rows=6)])
-    with pytest.raises(UserError, match='expected the key state'):
-        MOPO(configured(), store)
-
-
-def test_hdf5_files(tmp_path):
-    path = linear_system(tmp_path, rows=250)
-    store = mopo_data.open_states(configured(offline_dir=[str(path)]))
-    assert store.rows.tolist() == [101, 101, 51]
-    assert (store.action_size, len(store.digest)) == (ACTIONS, 64)
-    data = mopo_data.transitions(store)
-    np.testing.assert_allclose(
-        store.returns.sum(), data['reward'].sum(), rtol=1e-4)
-    assert data['state'].dtype == np.float32
-
-
-@pytest.mark.parametrize(('key', 'value', 'message'), [
-    ('rewards', None, 'missing rewards'),
-    ('rewards', np.zeros(3), 'as many rows'),
-    ('observations', np.full((20, 3), np.nan), 'observations: expected fin'),
-    ('actions', np.full((20, 2), 2.0), 'actions: expected values')])
-def test_broken_hdf5_files_are_user_errors(tmp_path, key, value, message):
-    import h5py
-    path = linear_system(tmp_path, rows=20)
-    with h5py.File(path, 'a') as file:
-        del file[key]
-        if value is not None:
-            file[key] = value
-    with pytest.raises(UserError, match=message):
-        mopo_data.open_states(configured(offline_dir=[str(path)]))
-
-
-def test_no_hdf5_file_and_mixed_data_are_user_errors(tmp_path):
-    path = tmp_path / 'x.hdf5'
-    path.write_bytes(b'no')
-    with pytest.raises(UserError, match='expected an hdf5 file'):
-        mopo_data.open_states(configured(offline_dir=[str(path)]))
-    with pytest.raises(UserError, match='found both'):
-        mopo_data.open_states(
-            configured(offline_dir=[str(path), str(tmp_path)]))
-
-
-def test_epochs():
-    group = configured(**{'mopo.batch': 10}).mopo
-    plan = EpochPlan(group, 0, 48)
-    assert len(plan.holdout) == 9  # 20 %
-    assert not set(plan.holdout) & set(plan.training)
-    epochs = [np.concatenate(plan.batches(i), 1) for i in (0, 1, 0)]
-    np.testing.assert_array_equal(epochs[0], epochs[2])
-    assert [b.shape for b in plan.batches(0)][-1] == (3, 9)
-    assert (epochs[0] != epochs[1]).any()
-    # The sets stay, one for each network, drawn with replacement.
-    np.testing.assert_array_equal(np.sort(epochs[0]), np.sort(epochs[1]))
-    assert len(set(epochs[0][0])) < 39
-    assert (np.sort(epochs[0][0]) != np.sort(epochs[0][1])).any()
-    assert set(epochs[0].ravel()) <= set(plan.training)
-    large = EpochPlan(configured('mopo').mopo, 0, 8000)
-    assert len(large.holdout) == 1000
-    with pytest.raises(UserError, match='give more data'):
-        EpochPlan(group, 0, 3)
-
-
-def test_a_policy_batch_is_5_percent_data():
-    config = configured('mopo')
-    places = mopo_data.MixedPlaces(0, config.sac.batch,
-                                   config.mopo.real_share, 100)
-    batch = places.batch(7)
-    assert (len(batch['real']), len(batch['model'])) == (12, 244)
-    np.testing.assert_array_equal(batch['model'], places.batch(7)['model'])
-    assert (batch['model'] != places.batch(8)['model']).any()
-
-
-def test_the_pool_keeps_the_newest_rounds():
-    def round_(number, count):
-        return {name: np.full((count, 1), number, np.float32)
-                for name in mopo_data.FIELDS}
-
-    pool = Pool(2)
-    for number, count in enumerate((3, 2, 4)):
-        pool.add(round_(number, count))
-    assert len(pool) == 6
-    every = pool.sample(np.linspace(0, 1, 60, endpoint=False))
-    assert sorted(set(every['reward'].ravel())) == [1, 2]
-    other = Pool(2)
-    other.load(pool.state(), 'pool')
-    other.add(round_(3, 1))
-    assert len(other) == 5
-    with pytest.raises(UserError, match='pool: expected sizes'):
-        other.load({'sizes': np.array([2])}, 'pool')
 
 
 # The method.
@@ -498,28 +359,3 @@ def test_the_penalty_lowers_imagined_rewards(store):
         right['model_reward'], abs=1e-5)
     ours, theirs = (m.pool.state()['reward'] for m in (with_, without))
     assert (ours < theirs).all()
-
-
-# Environments.
-
-
-def test_state_environments():
-    from semopo_tf.environments import EnvSpec
-    env = mopo_data.make_state_env(EnvSpec('state_walker_walk', time_limit=6))
-    first = env.reset(3)
-    assert first['state'].shape == (24,)
-    assert first['state'].dtype == np.float32
-    assert 'image' not in first
-    rows = [env.step(np.full(env.action_size, 0.5)) for _ in range(3)]
-    assert [row['is_last'] for row in rows] == [False, False, True]
-    assert not rows[-1]['is_terminal']
-    np.testing.assert_array_equal(env.reset(3)['state'], first['state'])
-    env.close()
-    with pytest.raises(UserError, match='expected state_TASK'):
-        mopo_data.make_state_env(EnvSpec('dmc_walker_walk'))
-
-
-def test_environment_workers_import_no_tensorflow():
-    code = ('import sys, semopo_tf.baselines.mopo_data;'
-            'assert "tensorflow" not in sys.modules')
-    subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)

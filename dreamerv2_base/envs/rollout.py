@@ -355,7 +355,9 @@ def _obey(envs: dict[int, Any], make_env: Callable[[], Any], verb: str,
 
 def _episode(run: _Run, keep: Sequence[str] | bool) -> Episode:
     rows = run.rows
-    names = list(rows[0]) if keep is True else list(keep or ())
+    # Environments without pictures have none to keep.
+    names = (list(rows[0]) if keep is True
+             else [name for name in keep or () if name in rows[0]])
     arrays = {}
     for name in names:
         array = np.stack([np.asarray(row[name]) for row in rows])

@@ -172,8 +172,8 @@ class MOPO:
               f'{errors}, elites {self.model.elites.numpy().tolist()}',
               file=sys.stderr)
         if not self.stopper.over:
-            print('warning: mopo.max_epochs was reached while the hold-out '
-                  'error still fell; more may help', file=sys.stderr)
+            print('warning: mopo.max_epochs was reached before the hold-out '
+                  'ended training; more may help', file=sys.stderr)
 
     def update_agent(self, batch: Batch, step: int) -> dict[str, Any]:
         """One SAC update, 5 % data and 95 % imagined rows.

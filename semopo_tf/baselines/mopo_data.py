@@ -322,13 +322,60 @@ class StateOnly(DMC):
     def _observation(self, reward: float, first: bool = False,
                      ) -> dict[str, Any]:
         over = self._last.last()
-        return {'state': self.state(), 'reward': float(reward),
-                'is_first': first, 'is_last': bool(over or self._over()),
-                'is_terminal': bool(over and self._last.discount == 0)}
+        return _seen(self.state(), reward, first, over or self._over(),
+                     over and self._last.discount == 0)
 
 
-def make_state_env(spec) -> StateOnly:
-    """The environment of a task `state_TASK` (spec: an EnvSpec).
+class GymStates:
+    """A locomotion task of gymnasium, for policies learned from D4RL's files.
+
+    The layout of its observations is D4RL's (the x position left out). Its
+    simulator is newer, so returns need not be those of D4RL's `-v2` tasks.
+
+    Args:
+      name: as `Hopper-v4`.
+      action_repeat: steps per action, rewards summed; 1 in D4RL's data.
+      time_limit: steps of an episode; 0 for the task's own.
+
+    Raises UserError when gymnasium or the task is missing.
+    """
+
+    def __init__(self, name: str, action_repeat: int = 1,
+                 time_limit: int = 0):
+        self._env = _gymnasium(name)
+        self._repeat, self._limit = action_repeat, time_limit
+        self._count = 0
+        space = self._env.action_space
+        self._low, self._high = np.float64(space.low), np.float64(space.high)
+        self.action_size = int(np.prod(space.shape))
+
+    def reset(self, seed: int) -> dict[str, Any]:
+        """Start an episode that depends on `seed` alone."""
+        state, _ = self._env.reset(seed=seed)
+        self._count = 0
+        return _seen(state, 0.0, first=True)
+
+    def step(self, action: np.ndarray) -> dict[str, Any]:
+        """Hold an action [A] in [-1, 1] for `action_repeat` steps."""
+        share = (np.clip(np.asarray(action, np.float64), -1, 1) + 1) / 2
+        total = 0.0
+        for _ in range(self._repeat):
+            state, reward, terminal, cut, _ = self._env.step(
+                self._low + share * (self._high - self._low))
+            self._count += 1
+            total += float(reward)
+            last = terminal or cut or self._count == self._limit
+            if last:
+                break
+        return _seen(state, total, last=last, terminal=terminal)
+
+    def close(self) -> None:
+        self._env.close()
+
+
+def make_state_env(spec) -> StateOnly | GymStates:
+    """The environment of a task: `state_TASK` of DM Control, or
+    `state_gym_NAME` of gymnasium (spec: an EnvSpec).
 
     Raises UserError for another name.
     """
@@ -336,5 +383,31 @@ def make_state_env(spec) -> StateOnly:
     if kind != 'state' or not task:
         raise UserError(f'task: expected state_TASK, found {spec.task!r}; '
                         'give --task state_walker_walk')
+    if task.startswith('gym_'):
+        return GymStates(task.removeprefix('gym_'), spec.action_repeat,
+                         spec.time_limit)
     return StateOnly(task, spec.size, spec.action_repeat,
                      time_limit=spec.time_limit)
+
+
+def _gymnasium(name: str) -> Any:
+    try:
+        import gymnasium
+    except ImportError:
+        raise UserError(
+            f'task: expected gymnasium for state_gym_{name}, found it not '
+            'installed; install it: pip install gymnasium') from None
+    try:
+        return gymnasium.make(name)
+    except gymnasium.error.Error as error:
+        raise UserError(
+            f'task: expected a task of gymnasium, found {name!r} ({error}); '
+            'give --task state_gym_Hopper-v4') from None
+
+
+def _seen(state: np.ndarray, reward: float, first: bool = False,
+          last: bool = False, terminal: bool = False) -> dict[str, Any]:
+    """An observation (see docs/design.md) of a state, without image."""
+    return {'state': np.asarray(state, np.float32), 'reward': float(reward),
+            'is_first': first, 'is_last': bool(last),
+            'is_terminal': bool(terminal)}
