@@ -145,6 +145,9 @@ def prepare(config: Config) -> list[str]:
     if config.require_gpu and not devices:
         raise UserError('require_gpu: expected a GPU, found none; see '
                         'run.py doctor, or give --require_gpu False')
+    if not devices and config.precision != '32':
+        print(f'warning: precision {config.precision} is many times slower '
+              'than 32 without a GPU; give --precision 32', file=sys.stderr)
     return devices
 
 

@@ -114,6 +114,11 @@ def check_speed(config, devices: list[str], found: Findings) -> int:
     from dreamerv2_base.noise import CounterDraws
     from dreamerv2_base.tf import tf
     from semopo_tf.agent import PenalizedAgent
+    if not devices and config.precision != '32':
+        found.remarks.append(
+            f'precision {config.precision} is many times slower than 32 on a '
+            'CPU: give --precision 32 (the step is timed with 32)')
+        config = config.update({'precision': '32'})
     size = config.offline_model_dataset
     batch = max(1, size.batch // 16) if not devices else size.batch
     agent = PenalizedAgent(config, (config.image_size,) * 2 + (3,), 6)
