@@ -83,6 +83,9 @@ class Logger:
                 continue
             file.truncate(position.get(name, 0))
             file.seek(0, os.SEEK_END)
+        if self._events is not None:
+            self._events.close()
+            self._events = None
         shutil.rmtree(self._folder / 'tensorboard', ignore_errors=True)
         for row in read_rows(self._folder / 'metrics.jsonl'):
             phase, step = row.pop('phase'), row.pop('step')

@@ -205,9 +205,14 @@ def _settings(run: _Run) -> str:
     flat = run.config.flat()
     ordered = [k for k in flat if k in changed] + [
         k for k in flat if k not in changed]
+
+    def name(key: str) -> str:
+        text = html.escape(key)
+        return f'<b>{text}</b>' if key in changed else text
+
     rows = ''.join(
-        f'<tr><td>{"<b>" if k in changed else ""}{html.escape(k)}</td>'
-        f'<td>{html.escape(str(flat[k]))}</td></tr>' for k in ordered)
+        f'<tr><td>{name(k)}</td><td>{html.escape(str(flat[k]))}</td></tr>'
+        for k in ordered)
     return ('<h2>Configuration</h2><p>Bold: other than the defaults. '
             '<input id="filter" placeholder="filter" aria-label="filter">'
             f'</p><table id="config">{rows}</table>')
