@@ -359,3 +359,14 @@ def test_the_penalty_lowers_imagined_rewards(store):
         right['model_reward'], abs=1e-5)
     ours, theirs = (m.pool.state()['reward'] for m in (with_, without))
     assert (ours < theirs).all()
+
+
+def test_rows_behind_an_end_are_not_in_the_pool(store):
+    method = MOPO(configured(**{'mopo.termination': 'hopper',
+                                'mopo.horizon': 2}), store)
+    method.begin()
+    metrics = method.rollout(0)
+    ended = method.pool.state()['terminal']
+    assert 0 < ended[:30].sum() < 30
+    assert len(ended) == 30 + np.sum(ended[:30] == 0)
+    assert metrics['model_ends'] == pytest.approx(ended.mean())

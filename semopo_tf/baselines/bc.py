@@ -193,6 +193,7 @@ class PixelMethod:
         if self.config.jit != 'eager':
             train = tf.function(
                 train, jit_compile=self.config.jit == 'xla')
+        self.graph = train
         return lambda batch, number: train(
             {key: tf.convert_to_tensor(value)
              for key, value in batch.items()}, tf.constant(number, tf.int64))

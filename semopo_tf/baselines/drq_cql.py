@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from dreamerv2_base.noise import Draws
 from dreamerv2_base.tf import tf
@@ -15,6 +15,9 @@ from semopo_tf.baselines.drq_bc import (
     squared_errors,
 )
 from semopo_tf.baselines.drq_nets import log_prob
+
+# By source of the actions: rand, curr_actions, next_actions.
+Scores = Mapping[str, tf.Tensor]
 
 
 def conservative_term(data: tf.Tensor, values: Sequence[tf.Tensor],
@@ -43,7 +46,7 @@ class ConservativeActorCritic(ActorCritic):
         """
         bottleneck = self.critic.trunk(features)
         data = self.critic.scores(bottleneck, batch['action'])
-        sets, densities = self._candidates(features, following, std, draws)
+        sets, densities = self.candidates(features, following, std, draws)
         scored = {name: self._several(bottleneck, actions)
                   for name, actions in sets.items()}
         loss = squared_errors(data, target)
@@ -51,7 +54,7 @@ class ConservativeActorCritic(ActorCritic):
         for i, q in enumerate(data):
             found = {name: pair[i] for name, pair in scored.items()}
             term = conservative_term(
-                q, self._set(q, found, densities), self.drq.min_q_weight,
+                q, self.compared(q, found, densities), self.drq.min_q_weight,
                 self.drq.cql_temperature)
             loss += term
             label = f'critic_q{i + 1}'
@@ -66,7 +69,8 @@ class ConservativeActorCritic(ActorCritic):
         loss = -tf.reduce_mean(q)
         return loss, {'actor_loss': loss}
 
-    def _candidates(self, features, following, std, draws: Draws):
+    def candidates(self, features: tf.Tensor, following: tf.Tensor,
+                   std: tf.Tensor, draws: Draws) -> tuple[Scores, Scores]:
         """Actions [B, n, A] by source and their log-densities [B, n].
 
         Sites: random_actions (uniform), current_actions and next_actions
@@ -74,12 +78,13 @@ class ConservativeActorCritic(ActorCritic):
         """
         count = self.drq.cql_samples
         shape = (features.shape[0], count, self.action_size)
+        places = {'curr': (features, 'current_actions'),
+                  'next': (following, 'next_actions')}
         uniform = 2.0 * draws.uniform('random_actions', shape) - 1.0
         sets = {'rand': uniform}
         densities = {'rand': tf.fill(
             shape[:2], self.action_size * math.log(0.5))}
-        for name, place in (('curr', features), ('next', following)):
-            site = {'curr': 'current_actions', 'next': 'next_actions'}[name]
+        for name, (place, site) in places.items():
             mean = tf.repeat(self.actor(place)[:, None], count, 1)
             action = self._sample(mean, std, site, draws)
             sets[f'{name}_actions'] = tf.stop_gradient(action)
@@ -93,7 +98,8 @@ class ConservativeActorCritic(ActorCritic):
         wide = tf.repeat(bottleneck[:, None], actions.shape[1], 1)
         return self.critic.scores(wide, actions)
 
-    def _set(self, data, found, densities) -> list[tf.Tensor]:
+    def compared(self, data: tf.Tensor, found: Scores,
+                 densities: Scores) -> list[tf.Tensor]:
         """What the log-sum-exp runs over: 3 n + 1 values per row (trap 10),
         or 3 n, each less its log-density, with importance sampling."""
         if self.drq.cql_importance_sample:

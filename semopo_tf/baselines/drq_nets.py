@@ -45,7 +45,11 @@ class Linear(tf.Module):
         self.bias = scope.constant('bias', (units,)) if bias else None
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        y = tf.matmul(x, self.kernel)
+        # As one matrix: a product per row of the batch would hold a kernel
+        # gradient per row.
+        y = tf.matmul(tf.reshape(x, (-1, x.shape[-1])), self.kernel)
+        y = tf.reshape(y, tf.concat([tf.shape(x)[:-1], [y.shape[-1]]], 0))
+        y = tf.ensure_shape(y, (*x.shape[:-1], self.kernel.shape[-1]))
         return y if self.bias is None else y + self.bias
 
 
