@@ -204,7 +204,10 @@ def test_keep_and_close(tmp_path):
 
 
 SLOW = '''
+import signal
 import time
+# A shell's background job inherits an ignored SIGINT.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from dreamerv2_base.envs.rollout import Rollout
 from tests.test_rollout import Toy, policy
 
