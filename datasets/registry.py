@@ -131,7 +131,7 @@ def guess(folder: Path) -> DataSet | None:
     if {'distracting', 'multitask'} & set(parts):
         return None  # other tracks of V-D4RL, of which nothing is known here
     size = next((part for part in parts if re.fullmatch(r'\d+px', part)), '')
-    if size or any('vd4rl' in part.replace('-', '') and 'lqv' not in part
+    if size or any('vd4rl' in re.sub('[-_]', '', part) and 'lqv' not in part
                    for part in parts):
         return SETS.get(f'vd4rl_{task}_{level}_{size or "64px"}')
     return SETS.get(f'{task}_{level}')
