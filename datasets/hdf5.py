@@ -9,8 +9,9 @@ episode of ours lies beside them under its own name, so nothing is lost.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ def inspect(path: Path) -> Shard:
     cuts = [*([f'{path.name} begins inside an episode'] if head else []),
             *([f'{path.name} ends inside an episode'] if tail else [])]
     edges = sorted({0, *starts, rows})
-    spans = list(zip(edges[:-1], edges[1:], strict=True))
+    spans = list(itertools.pairwise(edges))
     given = attributes['episode_names']
     return Shard(
         path, rows, spans,
@@ -104,6 +105,9 @@ def episodes(shards: Sequence[Shard], join: bool = False,
     held: list[Arrays] = []
     held_name = ''
     for shard in shards:
+        if held and not shard.head:
+            yield held_name, decode(_joined(held), shard.keys)
+            held = []
         with _open(shard.path) as file:
             last = len(shard.spans) - 1
             for number, (begin, end) in enumerate(shard.spans):
@@ -159,17 +163,15 @@ def encode(episode: Arrays, where: str) -> Arrays:
     steps[-1:] = LAST
     steps[:1] = FIRST
     terminal = np.asarray(episode.get('is_terminal', np.zeros(rows)))
-    stored = {
+    stored: Arrays = {
         'observation': episode['image'].transpose(0, 3, 1, 2),
         'action': episode['action'], 'reward': episode['reward'],
         'discount': episode.get(
             'discount', 1 - terminal.astype(np.float32)),
         'step_type': steps}
-    back = decode(stored)
-    stored.update({
-        key: value for key, value in episode.items()
-        if key not in back or back[key].dtype != value.dtype
-        or not np.array_equal(back[key], value)})
+    # Under their own names: alike in all episodes, whatever they hold.
+    stored.update({key: value for key, value in episode.items()
+                   if key not in ('image', *KEYS)})
     return stored
 
 
@@ -264,6 +266,3 @@ def _open(path: Path) -> Iterator[h5py.File]:
         raise UserError(
             f'{path}: expected an hdf5 file, found one that cannot be read '
             f'({" ".join(str(error).split())}); replace it') from None
-
-
-Progress = Callable[[int], None]

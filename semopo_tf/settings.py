@@ -124,7 +124,9 @@ def warnings(config: Config, given: dict[str, object] | None = None,
             f'offline_lmbd_cons {config.offline_lmbd_cons:g} has no effect '
             'while offline_tune_lmbd is False: the penalty weight is '
             f'offline_lmbd = {config.offline_lmbd:g}')
-    if config.offline_penalty_type == 'none' and 'offline_lmbd' in named:
+    own_penalty = registry.method_name(config) in ('lompo', 'mopo')
+    if (config.offline_penalty_type == 'none' and 'offline_lmbd' in named
+            and not own_penalty):
         found.append('offline_lmbd has no effect while offline_penalty_type '
                      'is none')
     found += _two_stream_warnings(config, named)

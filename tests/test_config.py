@@ -160,3 +160,14 @@ def test_ablations_differ_from_released_in_the_right_keys():
 def test_values_outside_their_choices(flags):
     with pytest.raises(UserError):
         settings.resolve(flags)
+
+
+def test_penalty_weight_of_methods_with_their_own_penalty_has_effect():
+    flags = {'offline_lmbd': ['3']}
+    for preset, warned in (('lompo', False), ('mopo', False),
+                           ('dreamerv2', True)):
+        config, _ = settings.resolve(
+            ['--configs', preset, '--offline_lmbd', '3'])
+        notes = settings.warnings(config, flags)
+        assert any('offline_lmbd has no effect' in note
+                   for note in notes) == warned
