@@ -127,7 +127,7 @@ class ActorCritic(tf.Module):
             seq = world_model.imagine(
                 self.actor, start, self.config.imag_horizon,
                 draws.scope('imagine'), terminal)
-            raw, outputs = reward_fn(seq)
+            raw, outputs = self.rewards(seq, reward_fn)
             reward = self.reward_norm(raw)
             target, metrics = self.target(seq, reward)
             loss, found = self.actor_loss(seq, target)
@@ -151,15 +151,47 @@ class ActorCritic(tf.Module):
         return {**outputs, 'seq': seq, 'reward': reward, 'target': target,
                 'grad_clipped': {**clipped, **more}}, metrics
 
+    def rewards(self, seq: Sequence, reward_fn: RewardFn,
+                ) -> tuple[tf.Tensor, Outputs]:
+        """Rewards [H+1, N] and what `reward_fn` says beside them.
+
+        No gradient reaches states 0 (the start is given) and H (its reward
+        is part of no return), so they are taken apart from the others;
+        `actor_passes` twice does not.
+        """
+        states = {k: v for k, v in seq.items() if k != 'entropy'}
+        if self.config.actor_passes == 'twice':
+            return reward_fn(states)
+        # Split, not sliced: a slice's gradient is padded and added up.
+        parts = {k: tf.split(v, [1, v.shape[0] - 2, 1])
+                 for k, v in states.items()}
+        inner, found = reward_fn({k: v[1] for k, v in parts.items()})
+        ends = reward_fn({
+            k: tf.stop_gradient(tf.concat([v[0], v[2]], 0))
+            for k, v in parts.items()})
+
+        def whole(inner, ends):
+            return tf.concat([ends[:1], inner, ends[1:]], 0)
+        return whole(inner, ends[0]), {
+            key: whole(found[key], ends[1][key]) for key in found}
+
     def target(self, seq: Sequence, reward: tf.Tensor,
                ) -> tuple[tf.Tensor, Metrics]:
         """λ-returns [H, N] of the slow critic's values."""
-        value = self.slow_critic(seq['feat']).mode()
+        value = self._values(seq['feat'])
         target = lambda_return(
             reward[:-1], value[:-1], seq['discount'][:-1], value[-1],
             self.config.discount_lambda)
         return target, {'critic_slow': tf.reduce_mean(value),
                         'critic_target': tf.reduce_mean(target)}
+
+    def _values(self, feat):
+        """Slow critic [H+1, N]; no gradient reaches state 0 (see rewards)."""
+        if self.config.actor_passes == 'twice':
+            return self.slow_critic(feat).mode()
+        first, later = tf.split(feat, [1, feat.shape[0] - 1])
+        first = self.slow_critic(tf.stop_gradient(first)).mode()
+        return tf.concat([first, self.slow_critic(later).mode()], 0)
 
     def actor_loss(self, seq: Sequence, target: tf.Tensor,
                    ) -> tuple[tf.Tensor, Metrics]:
@@ -169,16 +201,25 @@ class ActorCritic(tf.Module):
         consequences begin: the policy at t is paired with the target at t+1.
         """
         config = self.config
-        policy = self.actor(tf.stop_gradient(seq['feat'][:-2]))
-        objective = self._objective(seq, target, policy)
-        entropy = policy.entropy()
+        objective = self._objective(seq, target)
+        entropy = self._entropy(seq)
         weight = tf.stop_gradient(seq['weight'][:-2])
         loss = -tf.reduce_mean(
             weight * (objective + config.actor_ent * entropy))
         return loss, {'actor_ent': tf.reduce_mean(entropy),
                       'actor_ent_scale': tf.constant(config.actor_ent)}
 
-    def _objective(self, seq, target, policy):
+    def _entropy(self, seq):
+        """Entropy of the policy in states 0 … H−2, [H−1, N].
+
+        The rollout has evaluated the actor there (`actor_passes` once); the
+        released code does so again (twice).
+        """
+        if self.config.actor_passes == 'once':
+            return seq['entropy'][:-1]
+        return self.actor(tf.stop_gradient(seq['feat'][:-2])).entropy()
+
+    def _objective(self, seq, target):
         kind = self.config.actor_grad
         if kind in ('auto', 'dynamics'):
             return target[1:]
@@ -187,6 +228,7 @@ class ActorCritic(tf.Module):
             advantage -= self.slow_critic(seq['feat'][:-2]).mode()
         else:
             advantage -= self.critic(seq['feat'][:-2]).mode()
+        policy = self.actor(tf.stop_gradient(seq['feat'][:-2]))
         action = tf.stop_gradient(seq['action'][1:-1])
         score = policy.log_prob(action) * tf.stop_gradient(advantage)
         if kind == 'reinforce':

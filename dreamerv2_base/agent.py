@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import numpy as np
@@ -49,7 +50,8 @@ class Agent(tf.Module):
                     ) -> tuple[Outputs, Metrics]:
         """One update of actor and critic; the world model is frozen."""
         data = self.world_model.preprocess(batch)
-        _, post, _ = self.world_model.filter(data, draws.scope('endo'))
+        _, post, _ = self.world_model.filter(
+            data, draws.scope('endo'), learn=False)
         return self.behave(post, batch, draws)
 
     def train(self, batch: Batch, draws: Draws) -> tuple[Outputs, Metrics]:
@@ -84,7 +86,7 @@ class Agent(tf.Module):
         return {**state, 'action': tf.zeros((count, self.action_size)),
                 'counter': tf.constant(key, tf.int64)}
 
-    @tf.function
+    @functools.partial(tf.function, autograph=False)
     def act(self, image: tf.Tensor, is_first: tf.Tensor,
             state: Mapping[str, tf.Tensor], explore: bool = False,
             ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
@@ -109,7 +111,7 @@ class Agent(tf.Module):
         latent = {k: state[k] for k in state if k not in ('action', 'counter')}
         sample = explore or not self.config.eval_state_mean
         _, post, _ = self.world_model.filter(
-            data, draws.scope('endo'), latent, sample)
+            data, draws.scope('endo'), latent, sample, learn=False)
         latent = {key: value[:, 0] for key, value in post.items()}
         actor = self.behavior.actor(self.world_model.rssm.get_feat(latent))
         if explore:

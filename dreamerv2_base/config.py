@@ -133,12 +133,19 @@ class Presets:
     def apply(self, config: Config, names: Sequence[str]) -> Config:
         """The config with presets applied in order.
 
-        A preset may start with `based_on: name` to build on another.
+        A preset may start with `based_on: name` to build on another, which
+        is left out where it has been applied before: `se_rs debug` is the
+        ablation in small, although `debug` is based on `released`.
         Raises UserError for an unknown preset, naming the nearest.
         """
+        return self._apply(config, names, set())
+
+    def _apply(self, config: Config, names: Sequence[str],
+               done: set[str]) -> Config:
         for name in names:
             if name == 'defaults':
                 config = self.defaults
+                done.clear()
                 continue
             if name not in self._blocks:
                 raise UserError(
@@ -147,8 +154,10 @@ class Presets:
                     f'{", ".join(self._blocks)}')
             block = dict(self._blocks[name])
             base = block.pop('based_on', [])
-            config = self.apply(
-                config, [base] if isinstance(base, str) else base)
+            bases = [base] if isinstance(base, str) else base
+            config = self._apply(
+                config, [b for b in bases if b not in done], done)
+            done.add(name)
             config = config.update(block, f'{self._path.name}: {name}')
         return config
 

@@ -105,10 +105,36 @@ class Dense(tf.Module):
         self.kernel = scope.glorot('kernel', (inputs, units))
         self.bias = scope.constant('bias', (units,))
 
-    def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        kernel = tf.cast(self.kernel, self._dtype)
-        x = tf.cast(x, self._dtype)
-        return tf.matmul(x, kernel) + tf.cast(self.bias, self._dtype)
+    def __call__(self, x: tf.Tensor,
+                 product: Callable[[tf.Tensor], tf.Tensor] | None = None,
+                 ) -> tf.Tensor:
+        bias = tf.cast(self.bias, self._dtype)
+        if product is not None:
+            return product(x) + bias
+        return affine(x, self.cast_kernel(), bias)
+
+    def cast_kernel(self) -> tf.Tensor:
+        """The kernel in the compute dtype."""
+        return tf.cast(self.kernel, self._dtype)
+
+
+def affine(x: tf.Tensor, kernel: tf.Tensor,
+           bias: tf.Tensor | None = None) -> tf.Tensor:
+    """x W + b on the last axis: [..., inputs] -> [..., units].
+
+    As one matrix product: `tf.matmul` of [A, B, inputs] would make A kernel
+    gradients and add them up.
+    """
+    units = kernel.shape[-1]
+    x = tf.cast(x, kernel.dtype)
+    flat = tf.reshape(x, (-1, kernel.shape[0]))
+    y = tf.matmul(flat, kernel)
+    if bias is not None:
+        y = tf.nn.bias_add(y, bias)
+    if x.shape.rank == 2:
+        return tf.ensure_shape(y, (x.shape[0], units))
+    y = tf.reshape(y, tf.concat([tf.shape(x)[:-1], [units]], 0))
+    return tf.ensure_shape(y, (*x.shape[:-1], units))
 
 
 class Conv(tf.Module):
@@ -128,13 +154,18 @@ class Conv(tf.Module):
 
 
 class ConvTranspose(tf.Module):
-    """Strided transposed convolution without padding, NHWC."""
+    """Strided transposed convolution without padding, NHWC.
+
+    `pixel` 'product' computes the case of one input pixel, which spreads over
+    the whole output, as the matrix product that it is: several times faster
+    than the convolution kernels ('convolution') on it.
+    """
 
     def __init__(self, scope: Scope, inputs: int, filters: int, kernel: int,
-                 stride: int = 2):
+                 stride: int = 2, pixel: str = 'product'):
         super().__init__()
         self._dtype, self._stride = scope.dtype, stride
-        self._filters = filters
+        self._filters, self._pixel = filters, pixel
         self.kernel = scope.glorot('kernel', (kernel, kernel, filters, inputs))
         self.bias = scope.constant('bias', (filters,))
 
@@ -142,9 +173,7 @@ class ConvTranspose(tf.Module):
         size = (x.shape[1] - 1) * self._stride + self.kernel.shape[0]
         shape = tf.stack([tf.shape(x)[0], size, size, self._filters])
         kernel = tf.cast(self.kernel, self._dtype)
-        if x.shape[1] == 1:
-            # One pixel spreads over the whole output: a matrix product, which
-            # is several times faster than the convolution kernels on it.
+        if x.shape[1] == 1 and self._pixel == 'product':
             flat = tf.reshape(kernel, (-1, kernel.shape[-1]))
             y = tf.matmul(x[:, 0, 0], flat, transpose_b=True)
             y = tf.reshape(y, shape)
@@ -190,9 +219,20 @@ class GRUCell(tf.Module):
         self._dense = Dense(scope, inputs + size, 3 * size)
         self._norm = LayerNorm(scope / 'norm', 3 * size)
 
-    def __call__(self, x: tf.Tensor, state: tf.Tensor) -> tf.Tensor:
-        """x [..., inputs], state [..., size] -> new state [..., size]."""
-        gates = self._norm(self._dense(tf.concat([x, state], -1)))
+    @property
+    def kernel(self) -> tf.Tensor:
+        """[inputs + size, 3 size] in the compute dtype."""
+        return self._dense.cast_kernel()
+
+    def __call__(self, x: tf.Tensor, state: tf.Tensor,
+                 product: Callable[[tf.Tensor], tf.Tensor] | None = None,
+                 ) -> tf.Tensor:
+        """x [..., inputs], state [..., size] -> new state [..., size].
+
+        `product` multiplies by `kernel`, where a loop has its own way.
+        """
+        both = tf.concat([x, state], -1)
+        gates = self._norm(self._dense(both, product))
         reset, candidate, update = tf.split(gates, 3, -1)
         candidate = tf.tanh(tf.sigmoid(reset) * candidate)
         update = tf.sigmoid(update + self.UPDATE_BIAS)
@@ -284,7 +324,8 @@ class ConvDecoder(tf.Module):
 
     def __init__(self, scope: Scope, inputs: int, channels: int,
                  cnn_depth: int, cnn_kernels: Sequence[int],
-                 act: str = 'elu', norm: str = 'none'):
+                 act: str = 'elu', norm: str = 'none',
+                 pixel: str = 'product'):
         super().__init__()
         _plain_norm(norm)
         self._act = activation(act)
@@ -295,8 +336,8 @@ class ConvDecoder(tf.Module):
         for i, kernel in enumerate(cnn_kernels):
             last = i == count - 1
             filters = channels if last else cnn_depth * 2 ** (count - i - 2)
-            self._layers.append(
-                ConvTranspose(scope / f'conv{i}', depth, filters, kernel))
+            self._layers.append(ConvTranspose(
+                scope / f'conv{i}', depth, filters, kernel, pixel=pixel))
             depth = filters
 
     def __call__(self, feat: tf.Tensor) -> tf.Tensor:

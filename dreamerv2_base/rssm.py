@@ -7,11 +7,12 @@ deterministic one, and their spread is the model's uncertainty.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 
 from dreamerv2_base.distributions import DiagonalNormal, OneHot
 from dreamerv2_base.errors import UserError
-from dreamerv2_base.loops import scan
+from dreamerv2_base.loops import Deferred, scan
 from dreamerv2_base.nets import Dense, GRUCell, Scope, activation
 from dreamerv2_base.noise import Draws
 from dreamerv2_base.tf import tf
@@ -112,7 +113,7 @@ class EnsembleRSSM(tf.Module):
     def observe(self, embed: tf.Tensor, action: tf.Tensor,
                 is_first: tf.Tensor, draws: Draws,
                 state: State | None = None, sample: bool = True,
-                ) -> tuple[State, State]:
+                learn: bool = True) -> tuple[State, State]:
         """Filter a sequence: posterior and prior states, [B, T, ...].
 
         Args:
@@ -122,6 +123,7 @@ class EnsembleRSSM(tf.Module):
           draws: sites 'posterior' [T, B, S, (C)] and 'index' [T].
           state: state before the first observation, [B, ...].
           sample: False takes the posterior's mode.
+          learn: False where no gradient of the weights will be taken.
 
         The prior holds statistics and 'deter' only: its samples are not used
         in filtering (`sample` makes them where they are wanted).
@@ -130,33 +132,89 @@ class EnsembleRSSM(tf.Module):
         state = self.initial(batch) if state is None else state
         keep = 1.0 - tf.cast(is_first, self.dtype)[..., None]
         action = tf.cast(action, self.dtype) * keep
-        # The parts of both input layers that do not depend on the state.
+        index = draws.integers('index', (length,), self.ensemble)
+        noise = ([self.noise(draws, 'posterior', (length, batch))]
+                 if sample else [])
+        carry = (state['stoch'], state['deter'])
+        if self._transition == 'all':
+            post, prior = self._observe_whole(
+                carry, action, embed, keep, index, noise)
+        else:
+            post = self._observe_divided(
+                carry, action, embed, keep, noise, learn)
+            prior = {'deter': post['deter'],
+                     **self.member_stats(post['deter'], index)}
+        return ({k: _time_major(v) for k, v in post.items()},
+                {k: _time_major(v) for k, v in prior.items()})
+
+    def _observe_divided(self, carry, action, embed, keep, noise, learn,
+                         ) -> State:
+        """Posteriors [T, B, ...]; what needs no recurrence stays outside.
+
+        Outside of the loop: the parts of the input layers that do not depend
+        on the state, and all kernel gradients.
+        """
         from_action, recur = self._divided(
             self._img_in, action, self.stoch_flat)
         from_embed, hidden_kernel = self._divided(
             self._obs_out, embed, self.deter)
+        kernels = {'img_in': recur, 'obs_out': hidden_kernel,
+                   'obs_dist': self._obs_dist.cast_kernel()}
+        if isinstance(self._gru, GRUCell):
+            kernels['gru'] = self._gru.kernel
+        lead = (embed.shape[1], embed.shape[0])
+        deferred = Deferred(kernels, lead, learn)
         inputs = [_time_major(x) for x in (from_action, from_embed, keep)]
-        if sample:
-            inputs.append(self.noise(draws, 'posterior', (length, batch)))
+        inputs += [*deferred.offsets, *noise]
 
         def step(carry, now):
-            stoch, deter = carry
-            from_action, from_embed, keep, *noise = now
-            stoch = self._flat(stoch) * keep
-            deter = self._recur(stoch, deter * keep, from_action, recur)
-            hidden = self._act(tf.matmul(deter, hidden_kernel) + from_embed)
+            from_action, from_embed, keep, *rest = now
+            product = deferred.at(rest[:len(deferred.offsets)])
+            stoch = self._flat(carry[0]) * keep
+            hidden = self._act(product('img_in', stoch) + from_action)
+            deter = self._gru(hidden, carry[1] * keep, *(
+                [functools.partial(product, 'gru')]
+                if 'gru' in kernels else []))
+            hidden = self._act(product('obs_out', deter) + from_embed)
+            stats = self._stats(self._obs_dist(
+                hidden, functools.partial(product, 'obs_dist')))
+            stoch = self.sample(
+                self._named(stats), rest[-1] if noise else None)
+            return (stoch, deter), (stoch, deter, *stats, *product.inputs)
+
+        _, out = scan(step, carry, tuple(inputs), lead[0], self._loop)
+        end = len(out) - len(deferred.offsets)
+        deferred.record(out[end:])
+        stats = self._named(out[2:end])
+        return {'stoch': out[0], 'deter': out[1], **stats}
+
+    def _observe_whole(self, carry, action, embed, keep, index, noise,
+                       ) -> tuple[State, State]:
+        """Posteriors and priors [T, B, ...], each step whole.
+
+        As the released code: input layers on concatenated inputs and all K
+        heads, each layer by itself, at every step.
+        """
+        inputs = [_time_major(x) for x in (action, embed, keep)]
+
+        def step(carry, now):
+            action, embed, keep, index, *noise = now
+            stoch, deter = self._flat(carry[0]) * keep, carry[1] * keep
+            hidden = self._act(self._img_in(tf.concat([stoch, action], -1)))
+            deter = self._gru(hidden, deter)
+            prior = self._pick(self._each_head(deter[None]), index[None])
+            hidden = self._act(self._obs_out(tf.concat([deter, embed], -1)))
             stats = self._stats(self._obs_dist(hidden))
             stoch = self.sample(
                 self._named(stats), noise[0] if noise else None)
-            return (stoch, deter), (stoch, deter, *stats)
+            return (stoch, deter), (
+                stoch, deter, *stats, *(x[0] for x in prior.values()))
 
-        _, out = scan(step, (state['stoch'], state['deter']), tuple(inputs),
-                      length, self._loop)
-        post = {'stoch': out[0], 'deter': out[1], **self._named(out[2:])}
-        index = draws.integers('index', (length,), self.ensemble)
-        prior = {'deter': out[1], **self.member_stats(out[1], index)}
-        return ({k: _time_major(v) for k, v in post.items()},
-                {k: _time_major(v) for k, v in prior.items()})
+        _, out = scan(step, carry, (*inputs, index, *noise),
+                      embed.shape[1], self._loop)
+        half = len(out) // 2 + 1
+        post = {'stoch': out[0], 'deter': out[1], **self._named(out[2:half])}
+        return post, {'deter': out[1], **self._named(out[half:])}
 
     # Prediction.
 
@@ -203,7 +261,7 @@ class EnsembleRSSM(tf.Module):
         deter [L, N, D], index [L] -> statistics [L, N, S, (C)].
         """
         if self._transition == 'all':
-            return self._pick(self.ensemble_stats(deter), index)
+            return self._pick(self._each_head(deter), index)
         drawn = tuple(
             (tf.gather(kernel, index), tf.gather(bias, index))
             for kernel, bias in heads or self.stacked_heads())
@@ -211,6 +269,8 @@ class EnsembleRSSM(tf.Module):
 
     def ensemble_stats(self, deter: tf.Tensor) -> State:
         """Prior statistics by all K members: [..., D] -> [K, ..., S, (C)]."""
+        if self._transition == 'all':
+            return self._each_head(deter)
         flat = tf.reshape(deter, (1, -1, deter.shape[-1]))
         shape = tf.concat([[self.ensemble], tf.shape(deter)[:-1]], 0)
         shaped = {}
@@ -226,6 +286,14 @@ class EnsembleRSSM(tf.Module):
         rows = tf.stack([index, tf.range(tf.size(index))], 1)
         return {key: tf.gather_nd(value, rows)
                 for key, value in stats.items()}
+
+    def _each_head(self, deter: tf.Tensor) -> State:
+        """As `ensemble_stats`, one head after the other."""
+        found = [self._stats(dist(self._act(out(deter))))
+                 for out, dist in zip(
+                     self._img_out, self._img_dist, strict=True)]
+        return self._named(
+            [tf.stack(x) for x in zip(*found, strict=True)])
 
     def _by_head(self, deter: tf.Tensor, heads: Heads) -> State:
         """Row l of deter [L or 1, N, D] through head l."""

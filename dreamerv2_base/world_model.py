@@ -80,12 +80,17 @@ class WorldModel(tf.Module):
         return data
 
     def filter(self, data: Batch, draws: Draws, state: State | None = None,
-               sample: bool = True) -> tuple[tf.Tensor, State, State]:
-        """Embeddings [B, T, E], posterior and prior of preprocessed data."""
+               sample: bool = True, learn: bool = True,
+               ) -> tuple[tf.Tensor, State, State]:
+        """Embeddings [B, T, E], posterior and prior of preprocessed data.
+
+        `learn` False: no gradient of the weights will be taken.
+        """
         embed = (data['embed'] if 'embed' in data
                  else self.encoder(data['image']))
         post, prior = self.rssm.observe(
-            embed, data['action'], data['is_first'], draws, state, sample)
+            embed, data['action'], data['is_first'], draws, state, sample,
+            learn)
         return embed, post, prior
 
     # Learning.
@@ -155,7 +160,7 @@ class WorldModel(tf.Module):
 
         Returns: 'feat' [H+1, N, F], 'action' [H+1, N, A] (element 0 is zero),
         'deter', 'stoch', the prior statistics, 'discount' and 'weight'
-        [H+1, N].
+        [H+1, N], 'entropy' [H, N] of the policy in states 0 … H−1.
         """
         count = start['deter'].shape[0]
         uniform = draws.uniform('action', (horizon, count, self.action_size))
@@ -164,15 +169,18 @@ class WorldModel(tf.Module):
         state, heads = dict(start), self.rssm.stacked_heads()
         sequence = [{**state, 'feat': self.rssm.get_feat(state),
                      'action': tf.zeros((count, self.action_size))}]
+        entropy = []
         for t in range(horizon):
-            feat = tf.stop_gradient(sequence[-1]['feat'])
-            action = policy(feat).sample(uniform[t])
+            now = policy(tf.stop_gradient(sequence[-1]['feat']))
+            action = now.sample(uniform[t])
+            entropy.append(now.entropy())
             state = self.rssm.img_step(
                 state, action, index[t], noise[t], heads)
             sequence.append({**state, 'feat': self.rssm.get_feat(state),
                              'action': action})
         stacked = {key: tf.stack([x[key] for x in sequence])
                    for key in sequence[0]}
+        stacked['entropy'] = tf.stack(entropy)
         stacked['discount'] = self._discount(stacked['feat'], terminal)
         stacked['weight'] = tf.math.cumprod(tf.concat([
             tf.ones_like(stacked['discount'][:1]),
@@ -233,7 +241,7 @@ class WorldModel(tf.Module):
         _image_only(settings)
         return ConvDecoder(scope, self.rssm.feat_size, channels,
                            settings.cnn_depth, settings.cnn_kernels,
-                           settings.act, settings.norm)
+                           settings.act, settings.norm, self.config.pixel)
 
     def _build_decoders(self, scope: Scope) -> None:
         self.decoder = self.decoder_of(scope / 'heads' / 'decoder')

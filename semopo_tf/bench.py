@@ -95,7 +95,7 @@ def _agent(options: Options, kind: str) -> PenalizedAgent:
 def _compiled(agent: PenalizedAgent, name: str) -> Callable:
     update = agent.model_train if name == 'model' else agent.agent_train
 
-    @tf.function
+    @functools.partial(tf.function, autograph=False)
     def compiled(data, step):
         return update(data, CounterDraws(0, name, step))[1]
 

@@ -7,6 +7,7 @@ are not touched again. The same mathematics, less work.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import shutil
 import sys
@@ -86,7 +87,7 @@ def encoder_stamp(encoder: tf.Module, digest: str,
 def compiled_encoder(encoder: Any, dtype: tf.DType,
                      ) -> Callable[[np.ndarray], np.ndarray]:
     """uint8 frames [BLOCK, h, w, 3] -> embeddings [BLOCK, E]."""
-    @tf.function
+    @functools.partial(tf.function, autograph=False)
     def encode(frames):
         return encoder(tf.cast(frames, dtype) / 255.0 - 0.5)
     return lambda frames: encode(tf.convert_to_tensor(frames)).numpy()

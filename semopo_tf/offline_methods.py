@@ -178,7 +178,8 @@ class SeMOPO:
 
         if self.config.jit != 'eager':
             train = tf.function(
-                train, jit_compile=self.config.jit == 'xla')
+                train, autograph=False,
+                jit_compile=self.config.jit == 'xla')
         return lambda batch, step: train(
             _tensors(batch), tf.constant(step, tf.int64))
 

@@ -133,7 +133,7 @@ def _latent_axes(stats: Stats) -> list[int]:
 def _squared_deviation(stats: Stats) -> tf.Tensor:
     means = _means(stats)
     deviation = means - tf.reduce_mean(means, 0, keepdims=True)
-    return tf.reduce_sum(deviation ** 2, _latent_axes(stats))
+    return tf.reduce_sum(tf.square(deviation), _latent_axes(stats))
 
 
 def _mean_variance(stats: Stats) -> tf.Tensor:

@@ -17,6 +17,8 @@ CHOICES = {
     'scan': ('while', 'unroll'),
     'transition': ('drawn', 'all'),
     'backward': ('joint', 'separate'),
+    'pixel': ('product', 'convolution'),
+    'actor_passes': ('once', 'twice'),
     'scene': ('stock', 'grey_floor'),
     'sampling': ('auto', 'paper', 'released', 'random'),
     'disen_action_type': ('none', 'main'),
