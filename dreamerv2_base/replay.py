@@ -7,10 +7,11 @@ data order needs saving, and a resumed run draws what it would have drawn.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,8 @@ class ChunkSampler:
 class PlainGenerator:
     """The plain formulation of ChunkSampler.batch, for comparison alone.
 
-    All episodes are held in memory; a batch is put together row by row.
+    All episodes are held in memory; a Python generator cuts one chunk after
+    the other out of them and puts it together by concatenation.
     """
 
     def __init__(self, store: EpisodeStore, sampler: ChunkSampler,
@@ -103,20 +105,28 @@ class PlainGenerator:
             {key: np.array(value) for key, value in store.episode(i).items()}
             for i in range(len(store))]
 
+    def chunks(self, step: int) -> Iterator[Episode]:
+        """Chunks [T, ...] of batch `step`, then of the next, without end."""
+        while True:
+            for number, start in zip(*self._sampler.indices(step),
+                                     strict=True):
+                yield self._chunk(self._episodes[int(number)], int(start))
+            step += 1
+
     def batch(self, step: int) -> Episode:
         """The same arrays [B, T, ...] as the sampler's for the same step."""
-        chunks = [self._chunk(self._episodes[int(number)], int(start))
-                  for number, start in zip(
-                      *self._sampler.indices(step), strict=True)]
+        count = len(self._sampler.indices(step)[0])
+        chunks = list(itertools.islice(self.chunks(step), count))
         return {key: np.stack([chunk[key] for chunk in chunks])
                 for key in chunks[0]}
 
     def _chunk(self, episode: Episode, start: int) -> Episode:
-        rows = [{key: value[start + t] for key, value in episode.items()}
-                for t in range(self._length)]
-        for t, row in enumerate(rows):
-            row['is_first'] = np.bool_(t == 0)
-        return {key: np.stack([row[key] for row in rows]) for key in episode}
+        pieces = [{key: value[start:start + self._length]
+                   for key, value in episode.items()}]
+        chunk = {key: np.concatenate([piece[key] for piece in pieces])
+                 for key in episode}
+        chunk['is_first'] = np.arange(self._length) == 0
+        return chunk
 
 
 class Prefetcher:

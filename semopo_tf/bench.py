@@ -148,19 +148,14 @@ def _policy_updates(options, agents, data) -> Pair:
 
 
 def _data(options: Options) -> Pair:
-    """Seconds per batch: mapped arrays against a generator that loads and
-    concatenates episodes row by row."""
+    """Seconds per batch: gathered by index from mapped arrays, against a
+    Python generator that concatenates chunks of episodes held in memory."""
     from dreamerv2_base.replay import ChunkSampler, PlainGenerator
     from dreamerv2_base.store import open_store
     pair = Pair()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        rng = np.random.default_rng(0)
-        for i in range(20):
-            row = fake_batch(rng, 1, 501, 64, ACTIONS)
-            write_episode(folder, {k: v[0] for k, v in row.items()}, i,
-                          f'{i:032x}')
-        store = open_store([folder])
+        _write_episodes(Path(name), 20, 64)
+        store = open_store([Path(name)])
         size = settings.presets().defaults.offline_model_dataset
         sampler = ChunkSampler(store, size.batch, size.length, 0, 'bench')
         plain = PlainGenerator(store, sampler, size.length)
@@ -170,6 +165,14 @@ def _data(options: Options) -> Pair:
                 source.batch(step)
                 getattr(pair, kind).append(time.perf_counter() - started)
     return pair
+
+
+def _write_episodes(folder: Path, count: int, size: int) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        row = fake_batch(rng, 1, 501, size, ACTIONS)
+        write_episode(folder, {k: v[0] for k, v in row.items()}, i,
+                      f'{i:032x}')
 
 
 def _evaluation(options: Options, agent: PenalizedAgent) -> Pair:
@@ -230,7 +233,12 @@ def _checkpoint(agent: PenalizedAgent) -> dict[str, float]:
 def _results(options, found, saving, config) -> dict[str, Any]:
     from semopo_tf.run_folder import versions
     peak = matmul_peak()
-    work = flops.model_update(config, options.batch * options.length, ACTIONS)
+    frames = options.batch * options.length
+    work = {'model_update': flops.model_update, 'policy_update':
+            flops.policy_update}
+    counted = {kind: {name: count(config, frames, ACTIONS, kind == 'plain')
+                      for name, count in work.items()}
+               for kind in ('plain', 'fast')}
     results: dict[str, Any] = {
         'preset': options.preset,
         'batch': [options.batch, options.length],
@@ -238,13 +246,15 @@ def _results(options, found, saving, config) -> dict[str, Any]:
         'load_average': os.getloadavg()[0], 'versions': versions([]),
         'peak_memory_MiB': resource.getrusage(
             resource.RUSAGE_SELF).ru_maxrss / 1024,
-        'matmul_peak_GFLOPS': peak / 1e9, 'model_update_GFLOP': work / 1e9,
+        'matmul_peak_GFLOPS': peak / 1e9,
+        'GFLOP': {kind: {name: value / 1e9 for name, value in each.items()}
+                  for kind, each in counted.items()},
         'checkpoint': saving,
         'seconds': {name: vars(pair) for name, pair in found.items()},
         'ratios': {name: pair.ratio for name, pair in found.items()}}
-    if 'model_update' in found:
-        seconds = float(np.median(found['model_update'].fast))
-        results['share_of_peak'] = work / seconds / peak
+    results['share_of_peak'] = {
+        name: counted['fast'][name] / np.median(found[name].fast) / peak
+        for name in work if name in found}
     return results
 
 
@@ -282,9 +292,12 @@ def report(results: dict[str, Any], path: Path | None) -> None:
     console.print(
         f'peak memory of this process {results["peak_memory_MiB"]:.0f} MiB; '
         f'load average {results["load_average"]:.1f}; matrix product '
-        f'{results["matmul_peak_GFLOPS"]:.0f} GFLOP/s; model update '
-        f'{results["model_update_GFLOP"]:.0f} GFLOP'
-        + (f', {100 * results["share_of_peak"]:.0f} % of the peak'
-           if 'share_of_peak' in results else ''))
+        f'{results["matmul_peak_GFLOPS"]:.0f} GFLOP/s')
+    for name, share in results['share_of_peak'].items():
+        counts = [results['GFLOP'][kind][name] for kind in ('plain', 'fast')]
+        console.print(
+            f'{name}: counted {counts[0]:.0f} GFLOP plain, {counts[1]:.0f} '
+            f'fast ({counts[0] / counts[1]:.2f} times less); the fast one '
+            f'reaches {100 * share:.0f} % of the peak')
     if path is not None:
         path.write_text(json.dumps(results, indent=1))

@@ -1,18 +1,18 @@
-"""Demonstration data: scripted policies of random parameters.
+"""Demonstration data: policies that need no learning (`collect_policy`).
 
-Each episode is driven by sums of sinusoids whose amplitudes, frequencies and
-phases are drawn anew, plus noise: enough spread in behaviour and return to
-show every part of the package at work. The paper's data are rebuilt by
-`run.py data build`.
+With `sinusoids`, each episode is driven by sums of sinusoids whose amplitudes,
+frequencies and phases are drawn anew, plus noise: enough spread in behaviour
+and return to show every part of the package at work. The paper's data are
+rebuilt by `run.py data build`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,37 +20,10 @@ from dreamerv2_base.envs.rollout import Rollout
 from dreamerv2_base.episodes import write_episode
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import progress
+from semopo_tf.controllers import POLICIES
 from semopo_tf.environments import env_spec_from, make_env
 
-
-class Sinusoids:
-    """Open-loop actions a_t = Σ_j c_j sin(ω_j t + φ_j) + noise, clipped.
-
-    One set of parameters per environment of the wave, [N, waves, A].
-    """
-
-    WAVES = 3
-    NOISE = 0.2
-
-    def __init__(self, rng: np.random.Generator, action_size: int):
-        self._rng, self._size = rng, action_size
-
-    def __call__(self, observation, state: Any) -> tuple[np.ndarray, Any]:
-        if state is None:
-            state = self._parameters(len(observation['image']))
-        t, amplitude, frequency, phase = state
-        wave = amplitude * np.sin(frequency * t + phase)
-        action = wave.sum(1) + self.NOISE * self._rng.standard_normal(
-            (len(amplitude), self._size))
-        action = np.clip(action, -1, 1).astype(np.float32)
-        return action, (t + 1, amplitude, frequency, phase)
-
-    def _parameters(self, count: int) -> tuple:
-        shape = (count, self.WAVES, self._size)
-        amplitude = self._rng.uniform(0, 0.8, shape)
-        frequency = self._rng.uniform(0.02, 0.6, shape)
-        phase = self._rng.uniform(0, 2 * np.pi, shape)
-        return 0, amplitude, frequency, phase
+DEFAULT = 'sinusoids'
 
 
 def collect(config) -> Path:
@@ -75,7 +48,10 @@ def collect(config) -> Path:
             f'{folder}: expected an empty folder or episodes of this same '
             f'collection, found {strange[0]}; give another --offline_dir or '
             'empty it')
-    factory = functools.partial(make_env, env_spec_from(config))
+    # The simulator's state is kept where a policy reads it.
+    spec = dataclasses.replace(
+        env_spec_from(config), state_key=config.collect_policy != DEFAULT)
+    factory = functools.partial(make_env, spec)
     bar = progress(total, 0, 'episodes')
     with Rollout(factory, wave, config.eval_workers) as rollout:
         for first in range(0, total, wave):
@@ -90,7 +66,7 @@ def collect(config) -> Path:
 def _one_wave(config, rollout: Rollout, folder: Path, first: int,
               names: list[str]) -> None:
     rng = np.random.default_rng([config.seed, first])
-    policy = Sinusoids(rng, rollout.action_size)
+    policy = POLICIES[config.collect_policy](rng, rollout.action_size)
     episodes = rollout.run(policy, len(names), seed=_seed(config, first),
                            keep=True)
     for i, (name, episode) in enumerate(zip(names, episodes, strict=True)):
@@ -105,6 +81,8 @@ def _identity(config, index: int) -> str:
         config.task, config.seed, config.video_dir, config.scene,
         config.background_grayscale, config.time_limit, config.action_repeat,
         config.eval_envs, index)))
+    if config.collect_policy != DEFAULT:
+        text += f'/{config.collect_policy}/{config.render_size[0]}'
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

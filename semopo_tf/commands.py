@@ -73,7 +73,8 @@ def evaluate(folder: Path, episodes: int | None, arguments: list[str],
     print(json.dumps({
         'run': str(folder), 'task': config.task, 'at': state['at'],
         'episodes': count, 'mean': float(np.mean(returns)),
-        'std': float(np.std(returns)), 'returns': returns}, indent=1))
+        'std': float(np.std(returns)), 'returns': returns,
+        'lengths': [row['length'] for row in found.episodes]}, indent=1))
     if video is not None and found.frames is not None:
         import imageio.v3 as imageio
         imageio.imwrite(video, found.frames, fps=20, macro_block_size=1)
@@ -122,8 +123,7 @@ def open_data(config: Config) -> Any:
     if registry.method_name(config) == 'mopo':
         from semopo_tf.baselines.mopo_data import open_states
         return open_states(config)
-    length = max(config.offline_model_dataset.length,
-                 config.offline_train_dataset.length)
+    length = shortest_episode(config)
     size = (config.image_size, config.image_size)
     store = open_store(
         [Path(path) for path in config.offline_dir],
@@ -136,6 +136,18 @@ def open_data(config: Config) -> Any:
         print(f'note: keys of the data that are not used: '
               f'{", ".join(sorted(store.ignored))}', file=sys.stderr)
     return store
+
+
+def shortest_episode(config: Config) -> int:
+    """Rows that every episode must have: a chunk of each phase.
+
+    LOMPO pads and masks shorter ones (spec of the baselines 2.3), so there
+    one transition is enough.
+    """
+    if registry.method_name(config) == 'lompo':
+        return 2
+    return max(config.offline_model_dataset.length,
+               config.offline_train_dataset.length)
 
 
 def prepare(config: Config) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import sys
 import time
@@ -11,13 +12,16 @@ from importlib import metadata
 from pathlib import Path
 
 from dreamerv2_base.errors import UserError
-from semopo_tf import memory, settings
+from semopo_tf import memory, registry, settings
 
 # The set that was tried together (spec of the environment).
 TESTED = {'tensorflow': '2.19.1', 'tensorflow-probability': '0.25.0',
           'tf-keras': '2.19.0', 'numpy': '1.26.4', 'dm-control': '1.0.50',
           'mujoco': '3.17.0', 'gym': '0.26.2', 'ruamel-yaml': '0.19.1',
           'imageio': '2.38.1'}
+
+# Methods with one phase, on stacked frames.
+PIXEL_METHODS = ('drq_bc', 'drq_cql', 'bc', 'infogating')
 
 
 @dataclass
@@ -41,8 +45,11 @@ def run(arguments: list[str]) -> int:
     check_versions(found)
     devices = check_devices(config, found)
     check_renderer(config, found)
-    weights = check_speed(config, devices, found)
-    check_memory(config, weights, devices, found)
+    if registry.method_name(config) in PIXEL_METHODS:
+        check_pixel_method(config, devices, found)
+    else:
+        weights = check_speed(config, devices, found)
+        check_memory(config, weights, devices, found)
     check_disk(config, found)
     return verdict(found)
 
@@ -169,6 +176,45 @@ def check_memory(config, weights: int, devices: list[str],
             '--offline_model_dataset.batch a smaller number')
 
 
+def check_pixel_method(config, devices: list[str], found: Findings) -> None:
+    """Memory and time of an update of the model-free pixel methods.
+
+    The update is run at the configured batch unless the estimate says that
+    it does not fit; then that is a problem.
+    """
+    import numpy as np
+    if config.precision != '32':
+        found.problems.append(
+            f'precision: expected 32 for this method, found '
+            f'{config.precision}; give --precision 32')
+        return
+    method = registry.method_class(config)(config, None, action_size=6)
+    weights = sum(method.parameters().values())
+    found.say(f'weights: {weights:,}')
+    estimate = memory.pixel_training(config, weights)
+    size = config.drq.batch_size
+    found.say(f'memory of an update at batch {size} (estimate from shapes):')
+    for line in estimate.lines():
+        found.say(f'  {line}')
+    free = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_AVPHYS_PAGES')
+    if not devices and estimate.total > free:
+        found.problems.append(
+            f'memory: {estimate.total / memory.GIB:.1f} GiB wanted, '
+            f'{free / memory.GIB:.1f} GiB free; give --drq.batch_size a '
+            'smaller number')
+        return
+    batch = fake_stacks(np.random.default_rng(0), config.drq, 6)
+    update = method.phases()[0].train
+    first = _seconds(lambda: update(batch, 0))
+    again = min(_seconds(lambda i=i: update(batch, i)) for i in (1, 2))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    found.say(f'update, batch {size}: {again:.2f} s (first, with tracing: '
+              f'{first:.0f} s); peak of this process {peak / memory.GIB:.1f} '
+              'GiB')
+    found.say(f'  {config.steps:,} updates: about '
+              f'{again * config.steps / 3600:,.1f} h')
+
+
 def check_disk(config, found: Findings) -> None:
     """Space for a 200,000-frame set and the checkpoints."""
     need = memory.dataset_disk(200_400, config.image_size, 6) + 2 * memory.GIB
@@ -207,6 +253,21 @@ def fake_batch(rng, batch: int, length: int, size: int, actions: int):
         'reward': rng.uniform(0, 1, (batch, length)).astype(np.float32),
         'is_first': first, 'is_last': np.zeros_like(first),
         'is_terminal': np.zeros_like(first)}
+
+
+def fake_stacks(rng, drq, actions: int):
+    """A batch of noise for the pixel methods (NumPy): obs, next_obs and
+    obs_k uint8 [B, S, S, 3·F], action [B, A], reward and discount [B]."""
+    import numpy as np
+    rows, side = drq.batch_size, drq.image_size
+    shape = (rows, side, side, 3 * drq.frame_stack)
+    images = {key: rng.integers(0, 256, shape, np.uint8)
+              for key in ('obs', 'next_obs', 'obs_k')}
+    return {
+        **images, 'k': np.ones(rows, np.int64),
+        'action': rng.uniform(-1, 1, (rows, actions)).astype(np.float32),
+        'reward': rng.uniform(0, 1, rows).astype(np.float32),
+        'discount': np.full(rows, drq.discount, np.float32)}
 
 
 def _seconds(call) -> float:

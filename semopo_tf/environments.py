@@ -20,7 +20,8 @@ class EnvSpec:
     """What makes an environment; travels to child processes.
 
     Attributes are the configuration keys of the same names;
-    `background_seed` decides the order of the video files.
+    `background_seed` decides the order of the video files; `state_key`: DM
+    Control's observations hold the simulator's `state`, too.
     """
 
     task: str
@@ -34,6 +35,7 @@ class EnvSpec:
     scene: str = 'stock'
     shadows: bool = True
     background_seed: int = 0
+    state_key: bool = False
 
 
 def env_spec_from(config) -> EnvSpec:
@@ -62,7 +64,7 @@ def make_env(spec: EnvSpec) -> Any:
             'task: expected dmc_TASK, dmcdrv_TASK or car_racing, found '
             f'{spec.task!r}; give --task dmcdrv_walker_walk')
     env = DMC(task, spec.size, spec.action_repeat, spec.camera, spec.scene,
-              spec.shadows, spec.time_limit)
+              spec.shadows, spec.time_limit, spec.state_key)
     if suite == 'dmc':
         return env
     frames = load_background(

@@ -9,43 +9,71 @@ from __future__ import annotations
 BACKWARD = 3  # forward, gradient of the inputs, gradient of the weights
 
 
-def model_update(config, frames: int, actions: int) -> float:
-    """One update of the world model on `frames` = B·T frames."""
+def model_update(config, frames: int, actions: int,
+                 plain: bool = False) -> float:
+    """One update of the world model on `frames` = B·T frames.
+
+    `plain`: as the preset of that name does it: all K heads at each step,
+    and a second backward pass through the joint decoder (whose gradient
+    TensorFlow's graph optimizer recognises as the first one's, and drops).
+    """
     streams = 2 if config.separate_wm else 1
-    feat = config.rssm.stoch * (
-        config.rssm.discrete or 1) + config.rssm.deter
+    feat, head = _feat(config), _head(config)
     per_frame = streams * (
         encoder(config.encoder.cnn_depth) + recurrence(config, actions))
+    again = 0
     if config.separate_wm:
-        per_frame += 2 * decoder(config.decoder.cnn_depth, feat, 6)
+        joint = 2 * decoder(config.decoder.cnn_depth, feat, 6)
+        per_frame, again = per_frame + joint, (BACKWARD - 1) * joint
         if config.exo_only_decoder and config.disen_scales.disen_only:
             per_frame += decoder(config.decoder.cnn_depth, feat, 3)
     else:
         per_frame += decoder(config.decoder.cnn_depth, feat, 3)
     per_frame += mlp(feat, config.reward_head.layers,
                      config.reward_head.units, 1)
-    return float(BACKWARD * frames * per_frame)
+    if plain:
+        per_frame += streams * (config.rssm.ensemble - 1) * head
+    return float(frames * (BACKWARD * per_frame + plain * again))
 
 
-def policy_update(config, frames: int, actions: int) -> float:
-    """One update of actor and critic from `frames` start states, embeddings
-    given. World model and slow critic only pass gradients on."""
+def policy_update(config, frames: int, actions: int,
+                  plain: bool = False) -> float:
+    """One update of actor and critic from `frames` start states.
+
+    World model and slow critic only pass gradients on. Embeddings are given;
+    `plain`: they are not, all K heads are evaluated at each imagined step,
+    the actor is evaluated again for its entropy, and gradients are taken of
+    states that none reaches.
+    """
     rssm, steps = config.rssm, config.imag_horizon
-    flat = rssm.stoch * (rssm.discrete or 1)
-    stats = rssm.stoch * (rssm.discrete or 2)
-    feat = flat + rssm.deter
-    head = dense(rssm.deter, rssm.hidden) + dense(rssm.hidden, stats)
+    feat, head = _feat(config), _head(config)
+    flat = feat - rssm.deter
+    heads = rssm.ensemble if plain else 1
     step = (dense(flat + actions, rssm.hidden)
-            + dense(rssm.hidden + rssm.deter, 3 * rssm.deter) + head)
+            + dense(rssm.hidden + rssm.deter, 3 * rssm.deter) + heads * head)
     actor = mlp(feat, config.actor.layers, config.actor.units, 2 * actions)
     critic = mlp(feat, config.critic.layers, config.critic.units, 1)
     reward = mlp(feat, config.reward_head.layers, config.reward_head.units, 1)
-    filtering = recurrence(config, actions) - head
-    frozen = 2 * (steps * step + (steps + 1) * (
-        rssm.ensemble * head + reward + critic))
-    trained = BACKWARD * (steps * actor + (steps - 1) * actor
-                          + steps * critic)
-    return float(frames * (filtering + frozen + trained))
+    priced = rssm.ensemble * head + reward
+    filtering = recurrence(config, actions) - head + plain * encoder(
+        config.encoder.cnn_depth)
+    forward = steps * step + (steps + 1) * (priced + critic)
+    back = (steps * step + (steps - 1 + 2 * plain) * priced
+            + (steps + plain) * critic)
+    trained = BACKWARD * (steps * (actor + critic)
+                          + plain * (steps - 1) * actor)
+    return float(frames * (filtering + forward + back + trained))
+
+
+def _feat(config) -> int:
+    rssm = config.rssm
+    return rssm.stoch * (rssm.discrete or 1) + rssm.deter
+
+
+def _head(config) -> int:
+    rssm = config.rssm
+    return (dense(rssm.deter, rssm.hidden)
+            + dense(rssm.hidden, rssm.stoch * (rssm.discrete or 2)))
 
 
 def encoder(d: int) -> int:

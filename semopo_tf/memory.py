@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from semopo_tf.registry import method_name
+
 GIB = 2 ** 30
 ENCODER_SIZES = (31, 14, 6, 2)     # feature maps of a 64-pixel image
 DECODER_SIZES = (5, 13, 30, 64)
@@ -62,6 +64,72 @@ def training(config, weights: int) -> Estimate:
         'TensorFlow and CUDA context (assumed)': 1.0 * GIB,
     }
     return Estimate(parts)
+
+
+def pixel_training(config, weights: int) -> Estimate:
+    """Peak memory of an update of the pixel methods (DrQ+BC, DrQ+CQL, BC,
+    InfoGating) at `drq.batch_size`, 32 bits.
+
+    A convolution keeps its output before and after the activation; the
+    gradients flowing back need the two largest maps once more.
+    """
+    from semopo_tf.baselines.drq_nets import conv_sizes, drq_layers
+    drq, name = config.drq, method_name(config)
+    gating = name == 'infogating'
+    with_next = name.startswith('drq') or (
+        gating and config.infogating.head == 'drq_bc')
+    pixels = drq.image_size ** 2 * 3 * drq.frame_stack
+    stacks = drq.batch_size * (1 + with_next + gating)
+    parts = {
+        f'weights, gradients, Adam: 4 x {weights:,} x 4 B': 16.0 * weights,
+        f'stacks, uint8 twice and 4 B: {stacks} x {pixels:,}': (
+            6.0 * stacks * pixels)}
+    if gating:
+        parts |= _gating_parts(config)
+    else:
+        layers = drq_layers(drq.filters)
+        sides = conv_sizes(drq.image_size, layers)
+        maps = [side ** 2 * drq.filters for side in sides]
+        kept = 2 * sum(maps) + 2 * max(maps) + with_next * 2 * max(maps)
+        parts[f'encoder: {drq.batch_size} x {kept:,} x 4 B'] = (
+            4.0 * drq.batch_size * kept)
+        rows = drq.batch_size * (
+            1 + (3 * drq.cql_samples if name == 'drq_cql' else 0))
+        heads = 1 if name == 'bc' else 2
+        parts[f'heads: {heads} x {rows} x 6 x {drq.hidden_dim} x 4 B'] = (
+            24.0 * heads * rows * drq.hidden_dim)
+    parts['TensorFlow (assumed)'] = 0.6 * GIB
+    return Estimate(parts)
+
+
+def _gating_parts(config) -> dict[str, float]:
+    """InfoGating's encoder, mask network and energy, two stacks a row."""
+    from semopo_tf.baselines.drq_nets import conv_sizes
+    from semopo_tf.baselines.infogating_nets import (
+        DOWN_WIDTHS,
+        UP_WIDTHS,
+        gating_layers,
+        mask_sizes,
+    )
+    drq, gate = config.drq, config.infogating
+    rows = 2 * drq.batch_size
+    layers = gating_layers(gate.filters)
+    encoder = 2 * sum(side ** 2 * layer[0] for side, layer in zip(
+        conv_sizes(drq.image_size, layers), layers, strict=True))
+    encoder += 2 * drq.image_size ** 2 * 3 * drq.frame_stack  # gated, shown
+    sides = mask_sizes(drq.image_size)
+    levels = [*zip(sides, DOWN_WIDTHS, strict=True),
+              *zip(sides[::-1], UP_WIDTHS, strict=True)]
+    # A block: convolution, centred, scaled, after ReLU; up: its inputs too.
+    masks = sum((4 + 2 * (i >= len(sides))) * side ** 2 * width
+                for i, (side, width) in enumerate(levels))
+    masks *= gate.mask_filters
+    pairs = drq.batch_size * (gate.negatives + 1)
+    return {
+        f'encoder: {rows} x {encoder:,} x 4 B': 4.0 * rows * encoder,
+        f'mask network: {rows} x {masks:,} x 4 B': 4.0 * rows * masks,
+        f'energy: {pairs:,} x 8 x {gate.energy_units} x 4 B': (
+            32.0 * pairs * gate.energy_units)}
 
 
 def dataset_disk(rows: int, image_size: int, action_size: int) -> int:

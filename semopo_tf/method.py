@@ -37,6 +37,11 @@ class Phase:
       video_every: reconstruction videos every so many updates; 0 never.
       start: called once before update 0 (not on resume).
       finish: called once after the last update (not on resume past it).
+      over: asked before each update whether the phase ends early; what it
+        depends on is part of the method's state.
+      log_every, save_every: updates between two rows of metrics and two
+        checkpoints; 0: `log_updates` and `save_updates`. For phases whose
+        updates are long.
     """
 
     name: str
@@ -47,6 +52,9 @@ class Phase:
     video_every: int = 0
     start: Callable[[], None] | None = None
     finish: Callable[[], None] | None = None
+    over: Callable[[], bool] = lambda: False
+    log_every: int = 0
+    save_every: int = 0
 
 
 class Method(Protocol):

@@ -104,7 +104,9 @@ class Loop:
 
     def _updates(self, phase, source, batches, bar):
         started, done = time.monotonic(), 0
-        while self.at.step < phase.updates:
+        log_every = phase.log_every or self.config.log_updates
+        save_every = phase.save_every or self.config.save_updates
+        while self.at.step < phase.updates and not phase.over():
             self._before_update(phase, source)
             if self._stop:
                 self._save()
@@ -114,14 +116,14 @@ class Loop:
             self.at.step += 1
             done += 1
             bar.update(1)
-            if self.at.step % self.config.log_updates == 0 or (
+            if self.at.step % log_every == 0 or phase.over() or (
                     self.at.step == phase.updates):
                 self._log_block(phase, bar)
                 seconds = time.monotonic() - started
                 wait = batches.wait_share if batches is not None else 0.0
                 self._log_timing(phase, done, seconds, wait)
                 started, done = time.monotonic(), 0
-            if self.at.step % self.config.save_updates == 0:
+            if self.at.step % save_every == 0:
                 self._save()
 
     def _before_update(self, phase: Phase, source) -> None:

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 # Shown first, in this order; every other metric follows by name.
 ORDER = ('model_loss', 'image_loss', 'model_kl', 'reward_loss', 'disen_loss',
-         'disen/kl', 'actor_loss', 'critic_loss', 'reward_mean',
+         'disen/kl', 'actor_loss', 'critic_loss', 'critic_target_q',
+         'critic_q1', 'critic_q2', 'actor_bc_loss', 'reward_mean',
          'penalty_mean', 'lambda', 'eval_return')
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dreamerv2_base.config import Config, Presets
 from dreamerv2_base.errors import UserError
-from semopo_tf import registry
+from semopo_tf import controllers, registry
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -20,6 +20,7 @@ CHOICES = {
     'pixel': ('product', 'convolution'),
     'actor_passes': ('once', 'twice'),
     'scene': ('stock', 'grey_floor'),
+    'collect_policy': tuple(controllers.POLICIES),
     'sampling': ('auto', 'paper', 'released', 'random'),
     'disen_action_type': ('none', 'main'),
     'disen_inner': ('auto', 'always'),

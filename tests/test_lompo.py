@@ -13,7 +13,7 @@ from dreamerv2_base.noise import CounterDraws
 from dreamerv2_base.optimizer import Optimizer
 from dreamerv2_base.store import open_store
 from dreamerv2_base.tf import tf
-from semopo_tf import parity_lompo, settings
+from semopo_tf import commands, parity_lompo, settings
 from semopo_tf.baselines.lompo import LOMPO
 from semopo_tf.baselines.lompo_buffers import SequenceSampler
 from semopo_tf.baselines.lompo_model import SharedNoise, penalty_of
@@ -221,6 +221,18 @@ def test_trap_26_start_up_ends_on_a_small_set(tmp_path, capsys):
 
 
 # Quirks and contracts.
+
+
+def test_episodes_shorter_than_a_sequence_are_read(tmp_path):
+    """They are padded (spec 2.3); other methods need whole chunks."""
+    folder = make_folder(tmp_path / 'short', 2, rows=3, actions=2)
+    config = configured(offline_dir=[str(folder)])
+    assert config.offline_model_dataset.length > 3
+    store = commands.open_data(config)
+    batch = SequenceSampler(store, config, 'x').batch(0)
+    assert batch['mask'].sum(1).tolist() == [3, 3]
+    with pytest.raises(UserError, match='at least 5 rows'):
+        commands.open_data(configured('debug', offline_dir=[str(folder)]))
 
 
 @pytest.mark.parametrize('shared', [True, False])

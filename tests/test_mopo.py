@@ -168,6 +168,34 @@ def test_the_loss_is_the_formula():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def test_scaled_targets_change_the_units_of_the_networks_alone():
+    rng = np.random.default_rng(0)
+    inputs = rng.standard_normal((40, STATES + ACTIONS)).astype('f')
+    targets = (3 + 50 * rng.standard_normal((40, 1 + STATES))).astype('f')
+    _, plain = ensemble()
+    plain.fit_scaler(inputs, targets)
+    np.testing.assert_array_equal(plain.target_scale, [1] * (1 + STATES))
+    _, model = ensemble(scale_targets=True)
+    model.fit_scaler(inputs, targets)
+    shift, scale = targets.mean(0), targets.std(0)
+    mean, logvar = (x.numpy() for x in model(tf.constant(inputs)))
+    away = mean - (targets - shift) / scale
+    np.testing.assert_allclose(
+        model.errors(tf.constant(inputs), tf.constant(targets)),
+        np.mean(away ** 2, (1, 2)), rtol=1e-5)
+    # An imagined step is in the units of the data.
+    state, action = inputs[:, :STATES], inputs[:, STATES:]
+    noise = rng.standard_normal((3, 40, 1 + STATES)).astype('f')
+    reward, following, found = model.step(
+        tf.constant(state), tf.constant(action), tf.constant(noise),
+        tf.zeros(40, tf.int32))
+    sample = shift + scale * (mean[0] + np.exp(0.5 * logvar[0]) * noise[0])
+    np.testing.assert_allclose(reward, sample[:, 0], rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(
+        following, state + sample[:, 1:], rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(found['std'], np.exp(0.5 * logvar), rtol=1e-5)
+
+
 def test_log_variances_stay_between_learned_bounds():
     _, model = ensemble()
     found = model._bounded(tf.constant([[-100.] * 4, [0.] * 4, [100.] * 4]))

@@ -87,3 +87,30 @@ def test_doctor_passes_on_a_small_configuration(capsys):
     for word in ('tensorflow', 'renderer', 'model update', 'memory',
                  'disk', 'verdict: this configuration can run here'):
         assert word in text, word
+
+
+@pytest.mark.parametrize(('name', 'weights', 'measured'), [
+    ('bc', 3_098_492, 1.2), ('drq_bc', 11_454_764, 1.4),
+    ('drq_cql', 11_454_764, 1.5), ('infogating', 4_576_266, 6.8)])
+def test_memory_of_the_pixel_methods_is_near_what_was_measured(
+        name, weights, measured):
+    # Peak of a process that made updates at batch 256, GiB (run.py doctor).
+    presets = settings.presets()
+    config = presets.apply(presets.defaults, [name])
+    found = memory.pixel_training(config, weights).total / memory.GIB
+    assert measured / 1.1 < found < 1.3 * measured
+
+
+def test_doctor_times_an_update_of_a_pixel_method(capsys):
+    presets = settings.presets()
+    config = presets.apply(presets.defaults, ['drq_cql', 'drq_debug'])
+    found = doctor.Findings()
+    doctor.check_pixel_method(config, [], found)
+    assert not found.problems
+    assert 'update, batch 4' in capsys.readouterr().out
+    huge = config.update({'drq.batch_size': 10 ** 8})
+    doctor.check_pixel_method(huge, [], found)
+    assert 'give --drq.batch_size' in found.problems[0]
+    doctor.check_pixel_method(
+        config.update({'precision': '16'}), [], found)
+    assert 'give --precision 32' in found.problems[1]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import multiprocessing
+import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -87,8 +88,9 @@ class Rollout:
                 '--eval_workers 1')
         choose_renderer()  # once, not in every child
         self._envs = envs
+        workers = min(workers, envs)
         self._workers = [
-            _Worker(make_env, timeout) for _ in range(min(workers, envs))]
+            _Worker(make_env, timeout, workers > 1) for _ in range(workers)]
         self._action_size: int | None = None
 
     @property
@@ -232,8 +234,10 @@ def episode_seed(seed: int, number: int) -> int:
 class _Worker:
     """A child process with some environments, replaced when it fails."""
 
-    def __init__(self, make_env: Callable[[], Any], timeout: float):
+    def __init__(self, make_env: Callable[[], Any], timeout: float,
+                 shared: bool = False):
         self._make_env, self._timeout = make_env, timeout
+        self._shared = shared
         self._process: Any = None
         self.reason = ''
         self._start()
@@ -306,15 +310,20 @@ class _Worker:
         context = multiprocessing.get_context('spawn')
         self._pipe, child = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(child, self._make_env), daemon=True)
+            target=_serve, args=(child, self._make_env, self._shared),
+            daemon=True)
         self._process.start()
         # The child's end must be open in the child alone, or its death
         # would not end the pipe.
         child.close()
 
 
-def _serve(pipe: Any, make_env: Callable[[], Any]) -> None:
+def _serve(pipe: Any, make_env: Callable[[], Any], shared: bool) -> None:
     """Loop of a child, which lives as long as the parent's end is open."""
+    if shared:
+        # Mesa's software renderer draws a frame with a thread per core, which
+        # costs a third more work; several processes have the cores anyway.
+        os.environ.setdefault('LP_NUM_THREADS', '0')
     # Ctrl-C reaches the whole process group; the parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     envs: dict[int, Any] = {}

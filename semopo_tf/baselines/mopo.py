@@ -75,14 +75,15 @@ class MOPO:
     def phases(self) -> list[Phase]:
         """Epochs of the dynamics, then policy updates.
 
-        An update of phase `model` is one epoch. There are `mopo.max_epochs`
-        of them; those after the hold-out has stopped training do nothing.
+        An update of phase `model` is one epoch, logged and saved by itself.
+        The hold-out ends them, at most after `mopo.max_epochs`.
         """
         config = self.config
         return [
             Phase('model', config.mopo.max_epochs, self.train_epoch,
                   lambda store: self.plan, start=self.begin,
-                  finish=self.choose),
+                  finish=self.choose, over=lambda: self.stopper.over,
+                  log_every=1, save_every=1),
             Phase('agent', config.steps, self.update_agent,
                   lambda store: MixedPlaces(
                       config.seed, config.sac.batch, config.mopo.real_share,
@@ -146,7 +147,9 @@ class MOPO:
 
     def begin(self) -> None:
         """Standardise by the training rows, before the first epoch."""
-        self.model.fit_scaler(self._inputs.numpy()[self.plan.training])
+        rows = self.plan.training
+        self.model.fit_scaler(
+            self._inputs.numpy()[rows], self._targets.numpy()[rows])
 
     def train_epoch(self, batch: Batch, step: int) -> dict[str, float]:
         """One epoch of the dynamics; nothing once training has ended."""

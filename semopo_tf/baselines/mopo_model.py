@@ -58,6 +58,11 @@ class StackedDense(tf.Module):
 class DynamicsEnsemble(tf.Module):
     """K Gaussian networks for p(r, s' − s | s, a).
 
+    Released: targets as they are. With `scale_targets` the networks predict
+    them in units of their standard deviations in the data, and penalties and
+    hold-out errors are in these units: log-variances start below 0.5, far
+    less than the variance of a joint's velocity in DM Control.
+
     Args:
       settings: the configuration's group `mopo`.
       state_size, action_size: S and A.
@@ -76,6 +81,8 @@ class DynamicsEnsemble(tf.Module):
         inputs, outputs = state_size + action_size, state_size + 1
         self.shift = scope.constant('scaler/mean', (inputs,))
         self.scale = scope.constant('scaler/std', (inputs,), 1.0)
+        self.target_shift = scope.constant('targets/mean', (outputs,))
+        self.target_scale = scope.constant('targets/std', (outputs,), 1.0)
         sizes = [inputs] + [settings.units] * settings.layers
         self._hidden = [
             StackedDense(scope / f'dense{i}', self.members, sizes[i],
@@ -107,14 +114,22 @@ class DynamicsEnsemble(tf.Module):
         return [v for layer in self._layers
                 for v in (layer.kernel, layer.bias)]
 
-    def fit_scaler(self, inputs: np.ndarray) -> None:
-        """Standardise by the mean and std of the training rows [n, S+A]."""
-        std = inputs.std(0, dtype=np.float64)
-        self.shift.assign(inputs.mean(0, dtype=np.float64))
-        self.scale.assign(np.where(std < MIN_SCALE, 1.0, std))
+    def fit_scaler(self, inputs: np.ndarray,
+                   targets: np.ndarray | None = None) -> None:
+        """Standardise by the mean and std of the training rows [n, S+A].
+
+        Targets [n, 1 + S] are read with `scale_targets` alone.
+        """
+        pairs = [(self.shift, self.scale, inputs)]
+        if self._settings.scale_targets:
+            pairs.append((self.target_shift, self.target_scale, targets))
+        for shift, scale, rows in pairs:
+            std = rows.std(0, dtype=np.float64)
+            shift.assign(rows.mean(0, dtype=np.float64))
+            scale.assign(np.where(std < MIN_SCALE, 1.0, std))
 
     def __call__(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Means and log-variances [K, N, 1 + S] of all networks.
+        """Means and log-variances [K, N, 1 + S] of all networks, scaled.
 
         Args:
           inputs: state and action, [K, N, S+A], or [N, S+A] for all.
@@ -134,7 +149,7 @@ class DynamicsEnsemble(tf.Module):
           inputs: [K, B, S+A]; targets: [K, B, 1 + S], reward first.
         """
         mean, logvar = self(inputs)
-        errors = tf.square(mean - targets)
+        errors = tf.square(mean - self._scaled(targets))
         fit = tf.reduce_mean(errors * tf.exp(-logvar) + logvar, [1, 2])
         decay = tf.add_n([layer.decay() for layer in self._layers])
         bounds = self._settings.bound_weight * (
@@ -152,14 +167,16 @@ class DynamicsEnsemble(tf.Module):
 
     def errors(self, inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         """MSE of every network's mean on the same rows, [K]."""
-        return tf.reduce_mean(tf.square(self(inputs)[0] - targets), [1, 2])
+        away = self(inputs)[0] - self._scaled(targets)
+        return tf.reduce_mean(tf.square(away), [1, 2])
 
     def step(self, state: tf.Tensor, action: tf.Tensor, noise: tf.Tensor,
              pick: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, Rows]:
         """One imagined step: reward [N], next state [N, S], statistics.
 
         Every network's Gaussian is sampled; row n takes the sample of
-        elite number pick[n].
+        elite number pick[n]. The statistics, means and standard deviations
+        [K, N, 1 + S], are those of the (scaled) targets.
 
         Args:
           noise: standard normal [K, N, 1 + S]; pick: [N] in [0, E).
@@ -169,8 +186,12 @@ class DynamicsEnsemble(tf.Module):
         samples = tf.transpose(mean + std * noise, [1, 0, 2])
         chosen = tf.gather(samples, tf.gather(self.elites, pick),
                            batch_dims=1)
+        chosen = self.target_shift + self.target_scale * chosen
         return chosen[:, 0], state + chosen[:, 1:], {
             'mean': mean, 'std': std}
+
+    def _scaled(self, targets: tf.Tensor) -> tf.Tensor:
+        return (targets - self.target_shift) / self.target_scale
 
     def _bounded(self, raw: tf.Tensor) -> tf.Tensor:
         below = self.highest - tf.nn.softplus(self.highest - raw)

@@ -21,9 +21,10 @@ TRACES = sorted(path.stem for path in DATA.glob('*.npz'))
 def test_the_traces_are_there():
     assert {'semopo_released', 'semopo_gaussian', 'tia_reward_dissociation',
             'offline_dv2_meandis', 'offline_dv2_logprob',
-            'offline_dv2_gaussian', 'offline_dv2_tuned_lambda',
-            } <= set(TRACES)
-    assert sum(p.stat().st_size for p in DATA.iterdir()) < 10e6
+            'offline_dv2_gaussian', 'offline_dv2_tuned_lambda', 'bc',
+            'drq_bc', 'drq_cql'} <= set(TRACES)
+    # Random initial weights: no lossless compression takes off more than 15 %.
+    assert sum(p.stat().st_size for p in DATA.iterdir()) < 15e6
 
 
 @pytest.mark.parametrize('name', TRACES)

@@ -1,0 +1,107 @@
+"""How to make each data set from nothing: `run.py data build NAME`.
+
+The published sets were collected with TIA; here policies learn from simulator
+states, which is V-D4RL's way and much faster. Which episodes make a level is
+inferred from Table 3 (spec of the baselines 6.6): two thresholds on returns
+in the training run, and one frozen policy.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from datasets.registry import LQV_EPISODES, SETS
+from datasets.table3 import TABLE
+from dreamerv2_base.errors import UserError
+
+Band = tuple[float, float]
+
+# Thresholds below which an episode of the training run counts as `random`
+# and `medium_replay` (6.6). Humanoid's are "unclear" there: next whole
+# numbers above the maxima of Table 3.
+THRESHOLDS = {'walker_walk': (200.0, 400.0), 'cheetah_run': (200.0, 400.0),
+              'hopper_hop': (20.0, 40.0), 'humanoid_walk': (6.0, 360.0)}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Where the episodes of a set come from.
+
+    Attributes:
+      name: of the set. task: of the DM Control suite.
+      policy: 'sac', or a scripted one of `semopo_tf.controllers`.
+      source: 'training': the run's episodes; 'frozen': its last policy.
+      band: returns [low, high) of the set's episodes; `high` itself counts
+        for the frozen policy's.
+      pick: 'order': evenly among those in the band, in the order of
+        collection; 'spread': returns evenly over the band; 'first'.
+      episodes: how many, unless told otherwise.
+      goal: band in which the run's last policy lies; it ends training.
+    """
+
+    name: str
+    task: str
+    policy: str
+    source: str
+    band: Band
+    pick: str
+    episodes: int
+    goal: Band
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, with null for an open end."""
+        def closed(band: Band) -> list[float | None]:
+            return [value if math.isfinite(value) else None for value in band]
+
+        return {**vars(self), 'band': closed(self.band),
+                'goal': closed(self.goal)}
+
+
+def _levels(task: str) -> list[Recipe]:
+    """random, medium_replay and medium: one training run for all three."""
+    statistics = TABLE[task, 'medium']
+    goal = (statistics.minimum, statistics.maximum)
+    low, high = THRESHOLDS[task]
+    sources = {'random': ('training', (-math.inf, low), 'order'),
+               'medium_replay': ('training', (-math.inf, high), 'order'),
+               'medium': ('frozen', goal, 'first')}
+    return [Recipe(f'{task}_{level}', task, 'sac', *source,
+                   LQV_EPISODES[level], goal)
+            for level, source in sources.items()]
+
+
+def _mixed(task: str, top: float, goal: Band) -> Recipe:
+    """Every quality from the untrained policy's up, for small experiments."""
+    return Recipe(f'{task}_mixed', task, 'sac', 'training', (0.0, top),
+                  'spread', 50, goal)
+
+
+def _scripted(task: str, policy: str) -> Recipe:
+    return Recipe(f'{task}_scripted', task, policy, 'training',
+                  (-math.inf, math.inf), 'first', 50, (0.0, math.inf))
+
+
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (
+    *(recipe for task in THRESHOLDS for recipe in _levels(task)),
+    _mixed('cartpole_swingup', 600.0, (600.0, math.inf)),
+    _mixed('walker_walk', 600.0, (401.5, 598.0)),
+    _scripted('walker_walk', 'sinusoids'),
+    _scripted('cartpole_swingup', 'cartpole_mixed'))}
+
+
+def find(name: str) -> Recipe:
+    """The recipe of a set. Raises UserError with the nearest name."""
+    if name in RECIPES:
+        return RECIPES[name]
+    if name in SETS and SETS[name].task == 'car_racing':
+        raise UserError(
+            f'data build: expected a DM Control set, found {name}; Car '
+            'Racing has no simulator state to render from later: see '
+            'datasets/README.md')
+    near = difflib.get_close_matches(name, RECIPES, 1)
+    raise UserError(
+        f'data build: expected one of {", ".join(RECIPES)}, found {name!r}'
+        f'{f" (nearest: {near[0]})" if near else ""}; give that name')

@@ -1,0 +1,1 @@
+"""Reproducing the paper: the grid, the sweep, results, tables, figures."""

@@ -1,0 +1,334 @@
+"""`run.py reproduce` and `run.py results`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from datasets import registry
+from dreamerv2_base.config import Config, parse_flags
+from dreamerv2_base.errors import UserError
+from semopo_tf.experiments import grid, live, plan, runner, scales, slurm
+from semopo_tf.experiments.results import ResultStore, Row
+from semopo_tf.experiments.sweep import (
+    Interrupted,
+    LocalPool,
+    Pool,
+    Sweep,
+    adopt,
+    alone,
+    unfinished,
+)
+
+INTERRUPTED = 130
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Register `reproduce` and `results`."""
+    _add_reproduce(subparsers)
+    results = subparsers.add_parser(
+        'results', help='list, filter and export the rows of finished runs',
+        description='Rows of a reproduction: one per finished run.')
+    results.add_argument('out', type=Path, help='the --out of a reproduction')
+    for name in ('system', 'set', 'variant', 'scale', 'task', 'level'):
+        results.add_argument(f'--{name}', nargs='+')
+    results.add_argument('--seed', nargs='+', type=int)
+    results.add_argument('--csv', type=Path, metavar='FILE')
+    results.add_argument('--attempts', action='store_true',
+                         help='every start of a run, and how it ended')
+    results.set_defaults(call=show_results)
+
+
+def _add_reproduce(subparsers: argparse._SubParsersAction) -> None:
+    new = subparsers.add_parser(
+        'reproduce', help="the paper's tables and figures from runs",
+        description="Runs what the paper's tables and figures need, and "
+        'makes them. What has a row is never run again. Keys of configs.yaml '
+        'as --key VALUE change every run.', allow_abbrev=False)
+    what = new.add_argument_group('what')
+    what.add_argument('--table', nargs='+', type=int, default=[], metavar='N')
+    what.add_argument('--figure', nargs='+', type=int, default=[],
+                      metavar='N')
+    what.add_argument('--all', action='store_true')
+    what.add_argument('--scale', choices=tuple(scales.SCALES),
+                      default='paper')
+    what.add_argument('--sets', nargs='+', help='only these data sets')
+    what.add_argument('--systems', nargs='+', help='only these methods')
+    what.add_argument('--seeds', type=int, help='how many, from 0 on')
+    where = new.add_argument_group('where')
+    where.add_argument('--data', type=Path, default=Path('data'))
+    where.add_argument('--out', type=Path,
+                       help='default: runs/reproduce_SCALE')
+    where.add_argument('--video_dir', help='folder of background videos')
+    how = new.add_argument_group('how')
+    how.add_argument('--plan', action='store_true',
+                     help='only say what would run, hours, disk, data')
+    how.add_argument('--bench', type=Path, metavar='FILE',
+                     help='speed of the machine: run.py bench --json FILE')
+    how.add_argument('--only-report', action='store_true',
+                     help='tables and figures of the rows that are there')
+    how.add_argument('--published-style', action='store_true',
+                     help="the paper's own normalisation (baselines 10.1)")
+    place = how.add_mutually_exclusive_group()
+    place.add_argument('--serial', action='store_true',
+                       help='on this machine without Ray (the default)')
+    place.add_argument('--ray', metavar='ADDRESS',
+                       help='local, auto or the address of a cluster')
+    how.add_argument('--jobs', type=int,
+                     help='runs at a time on this machine (default 1; demo: '
+                     'as many as cores)')
+    how.add_argument('--gpus-per-run', type=float,
+                     help='Ray: default 0.5 where there are GPUs')
+    how.add_argument('--cpus-per-run', type=float, default=1.0)
+    how.add_argument('--retries', type=int, default=2)
+    how.add_argument('--slurm', type=Path, metavar='FILE',
+                     help='write a submission file instead of running')
+    how.add_argument('--nodes', type=int, default=1, help='of --slurm')
+    new.set_defaults(call=reproduce)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A checked command line."""
+
+    items: tuple[grid.Item, ...]
+    cells: tuple[grid.Cell, ...]
+    scale: scales.Scale
+    out: Path
+    data: Path
+    jobs: int
+    flags: tuple[str, ...]
+
+
+def reproduce(options: argparse.Namespace, rest: list[str]) -> int:
+    """Run what is missing, then write tables and figures.
+
+    0: complete; 1: some runs failed (named); 130: stopped, all saved.
+    """
+    request = _request(options, rest)
+    if options.slurm:
+        slurm.write(options.slurm, slurm.same_command(sys.argv[1:]),
+                    options.nodes, request.out)
+        print(f'{options.slurm}: put your account and partition in, then\n'
+              f'  sbatch {options.slurm}')
+        return 0
+    if options.plan:
+        return _plan(options, request)
+    if request.scale.name != 'demo' and not options.only_report:
+        scales.locate(_sets(request), request.data)
+    with alone(request.out):
+        store = ResultStore(request.out)
+        failed: dict[str, str] = {}
+        if not options.only_report:
+            try:
+                failed = _sweep(options, request, store)
+            except Interrupted:
+                print('stopped; every run is saved. The same command goes '
+                      'on.', file=sys.stderr)
+                return INTERRUPTED
+        _report(options, request, store)
+    for name, message in failed.items():
+        print(f'failed: {name}: {message}', file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _request(options: argparse.Namespace, rest: list[str]) -> Request:
+    parse_flags(rest)
+    scale = scales.SCALES[options.scale]
+    items = tuple(grid.items_named(
+        options.table, options.figure, options.all))
+    offered = [registry.find(name).name
+               for name in options.sets or scale.sets]
+    seeds = scale.seeds if options.seeds is None else options.seeds
+    for name, value, least in (('seeds', seeds, 1), ('jobs', options.jobs, 1),
+                               ('retries', options.retries, 0)):
+        if value is not None and value < least:
+            raise UserError(f'--{name}: expected at least {least}, found '
+                            f'{value}')
+    systems = scale.systems
+    extra = scale.systems or ()
+    if options.systems:
+        systems = tuple(grid.system_named(name).name
+                        for name in options.systems)
+        extra = systems
+    cells = tuple(grid.cells(items, offered, seeds, scale.name, systems,
+                             extra))
+    out = options.out or Path('runs') / f'reproduce_{scale.name}'
+    jobs = options.jobs or (
+        min(4, os.cpu_count() or 1) if scale.name == 'demo' else 1)
+    out = out.expanduser().resolve()
+    data = options.data.expanduser().resolve()
+    return Request(items, cells, scale, out, data, jobs, tuple(rest))
+
+
+# Before: data and plan.
+
+
+def _sets(request: Request) -> list[str]:
+    return list(dict.fromkeys(cell.set for cell in request.cells))
+
+
+def _plan(options: argparse.Namespace, request: Request) -> int:
+    speed = plan.bench_speed(options.bench) if options.bench else None
+    store = (ResultStore(request.out)
+             if (request.out / 'results.sqlite').exists() else None)
+    plan.show(request.cells, store.finished() if store else frozenset(),
+              store.rows() if store else (), speed, request.jobs,
+              {name: scales.find_data(name, request.data)
+               for name in _sets(request)})
+    return 0
+
+
+def _folders(options: argparse.Namespace, request: Request,
+             ) -> dict[str, Path]:
+    """Where the sets lie; the demo's own are made when they are missing."""
+    names = _sets(request)
+    if request.scale.name == 'demo':
+        for number, name in enumerate(names):
+            folder = scales.find_data(name, request.data)
+            if folder is None or folder == request.data / name:
+                _collect(options, request.data / name, name, number)
+    return scales.locate(names, request.data)
+
+
+def _collect(options: argparse.Namespace, folder: Path, name: str,
+             seed: int) -> None:
+    """A few scripted episodes that stand in for a set, at the demo scale."""
+    command = [sys.executable, str(runner.ROOT / 'run.py'), 'collect',
+               '--configs', 'demo', 'reproduce_demo', '--task',
+               scales.task_key(registry.find(name)), '--offline_dir',
+               str(folder), '--seed', str(seed)]
+    if options.video_dir:
+        command += ['--video_dir', str(options.video_dir)]
+    print(f'scripted stand-in for {name}: {folder}', file=sys.stderr)
+    done = subprocess.run(command, cwd=runner.ROOT, check=False,
+                          stdout=subprocess.DEVNULL)
+    if done.returncode:
+        raise UserError(f'collect {name}: expected episodes in {folder}, '
+                        f'found exit code {done.returncode}; see above, then '
+                        'give the same command again')
+
+
+# The sweep.
+
+
+def _sweep(options: argparse.Namespace, request: Request,
+           store: ResultStore) -> dict[str, str]:
+    jobs = _jobs(options, request)
+    adopt(jobs, store)
+    _warn_changed(request, store, options.video_dir)
+    todo = unfinished(jobs, store)
+    if not todo:
+        return {}
+    print(f'{len(todo)} of {len(jobs)} runs to do, into {request.out}',
+          file=sys.stderr)
+    with live.watcher() as watcher:
+        return Sweep(jobs, store, _pool(options, request), watcher,
+                     options.retries).run()
+
+
+def _jobs(options: argparse.Namespace, request: Request,
+          ) -> list[runner.Job]:
+    folders = _folders(options, request)
+    cores = os.cpu_count() or 1
+    threads = max(1, cores // request.jobs) if request.jobs > 1 else 0
+    video_dir = options.video_dir
+    if video_dir and Path(video_dir).exists():
+        video_dir = str(Path(video_dir).resolve())
+    return [runner.Job(cell, folders[cell.set], request.out, video_dir,
+                       threads, request.flags) for cell in request.cells]
+
+
+def _pool(options: argparse.Namespace, request: Request) -> Pool:
+    if not options.ray:
+        return LocalPool(request.jobs)
+    from semopo_tf.experiments.ray_sweep import RayPool
+    return RayPool(options.ray, request.jobs, options.gpus_per_run,
+                   options.cpus_per_run)
+
+
+def _warn_changed(request: Request, store: ResultStore,
+                  video_dir: str | None) -> None:
+    """Say which rows were made with another configuration."""
+    rows = {row.run: row for row in store.rows(variant='')}
+    if not rows:
+        return
+    changes = parse_flags(list(request.flags))
+    if video_dir:
+        changes['video_dir'] = [str(video_dir)]
+    configs: dict[str, Config] = plan.configs(request.cells)
+    other = [cell.run() for cell in request.cells if cell.run() in rows
+             and rows[cell.run()].config_hash != runner.config_hash(
+                 configs[cell.name].update(changes, 'command line'))]
+    if other:
+        print(f'warning: {len(other)} finished runs were made with another '
+              f'configuration, first {other[0]}; they are kept. For new ones '
+              'give another --out', file=sys.stderr)
+
+
+# After: tables and figures.
+
+
+def _report(options: argparse.Namespace, request: Request,
+            store: ResultStore) -> None:
+    page = importlib.import_module('semopo_tf.experiments.page')
+    written = page.write(
+        store.rows(scale=request.scale.name),
+        [item.name for item in request.items], request.out / 'report',
+        published_style=options.published_style)
+    for path in written:
+        if path.suffix == '.html':
+            print(f'report: {path}')
+
+
+def show_results(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    """List rows; as CSV where a file is given."""
+    if rest:
+        raise UserError(f'results: expected only its own flags, found '
+                        f'{rest[0]!r}; see run.py results --help')
+    store = ResultStore(options.out, create=False)
+    if options.attempts:
+        for entry in store.attempts():
+            print(f'{entry.started} {entry.seconds:8.0f} s {entry.outcome:7}'
+                  f'{entry.run} {entry.message}')
+        return 0
+    filters = {name: getattr(options, name) for name in (
+        'system', 'set', 'variant', 'scale', 'task', 'level', 'seed')
+        if getattr(options, name) is not None}
+    rows = store.rows(**filters)
+    if options.csv:
+        count = store.export_csv(options.csv, rows)
+        print(f'{count} rows in {options.csv}')
+        return 0
+    _print_rows(rows)
+    return 0
+
+
+def _print_rows(rows: Sequence[Row]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    table = Table()
+    for name in ('run', 'system', 'episodes', 'return', '± std', 'updates/s',
+                 'hours', 'commit', 'finished'):
+        table.add_column(name, justify='left' if name in (
+            'run', 'system', 'commit', 'finished') else 'right',
+            overflow='fold')
+    for row in rows:
+        commit = f'{(row.commit or "–")[:8]}{"*" if row.dirty else ""}'
+        table.add_row(
+            row.run, row.system, str(len(row.returns)),
+            f'{np.mean(row.returns):.1f}', f'{np.std(row.returns):.1f}',
+            f'{row.updates_per_second:.1f}', f'{row.hours:.2f}', commit,
+            row.finished[:16])
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(table)
+    console.print(f'{len(rows)} rows; ± is the population deviation over '
+                  'episodes; * a checkout with changes', highlight=False)

@@ -1,0 +1,186 @@
+"""What a reproduction would run, and what it would cost: `--plan`.
+
+Hours are estimates and say what they rest on: finished runs of the same
+system where the store has some, else the arithmetic of an update over the
+speed of a machine (`run.py bench --json`, or two cores measured by us), else
+seconds per update measured on two cores.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from datasets import registry
+from dreamerv2_base.config import Config
+from dreamerv2_base.errors import UserError
+from semopo_tf import flops, memory, settings
+from semopo_tf.experiments import scales
+from semopo_tf.experiments.grid import SYSTEMS, Cell
+from semopo_tf.experiments.results import Row
+
+ACTIONS = 6
+# docs/performance.md: a released model update of 4x50 frames, two cores.
+CPU_SPEED = 285e9 / 2.16
+# Seconds per update at batch 256 and published sizes, two cores (issue 6).
+DRQ_SECONDS = {'BC': 1.2, 'DrQ+BC': 1.7, 'DrQ+CQL': 3.6, 'InfoGating': 25.0}
+DRQ_WORK = 256 * 1024      # batch × hidden units of those
+START = 40.0               # seconds: imports, tracing, report
+STEP = 0.004               # seconds: a rendered and evaluated step
+# Bytes of checkpoints, films and records: at full size, at a small one.
+RUN_DISK, SMALL_DISK = 0.5e9, 0.05e9
+SMALL_EPISODES = 60        # of a set at the small scales
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Hours of one run, and what they rest on."""
+
+    hours: float
+    basis: str
+
+
+def estimate(cell: Cell, config: Config, rows: Sequence[Row] = (),
+             speed: float | None = None) -> Estimate:
+    """Hours of a cell's training and evaluation.
+
+    Args:
+      config: of the run.
+      rows: finished runs, of any cell.
+      speed: floating-point operations per second, if it was measured.
+    """
+    known = [row.hours for row in rows if row.system == cell.system
+             and row.scale == cell.scale and not row.variant]
+    if known:
+        return Estimate(statistics.median(known),
+                        f'{len(known)} finished')
+    evaluations = config.steps // config.agent_train_steps
+    steps = 501 if not config.time_limit else (
+        config.time_limit // config.action_repeat)
+    episodes = config.eval_eps * evaluations + config.final_eval_eps * len(
+        cell.variants)
+    if SYSTEMS[cell.system].family == 'drq':
+        seconds, basis = _drq(cell.system, config), 'updates, 2 cores'
+    else:
+        seconds = _dreamer(config) / (speed or CPU_SPEED)
+        basis = 'bench' if speed else 'operations, 2 cores'
+    return Estimate((START + seconds + STEP * steps * episodes) / 3600, basis)
+
+
+def _dreamer(config: Config) -> float:
+    """Operations of both phases (LOMPO's policy phase: as Dreamer's)."""
+    model, policy = config.offline_model_dataset, config.offline_train_dataset
+    return (config.offline_model_train_steps * flops.model_update(
+        config, model.batch * model.length, ACTIONS)
+        + config.steps * flops.policy_update(
+            config, policy.batch * policy.length, ACTIONS))
+
+
+def _drq(system: str, config: Config) -> float:
+    work = config.drq.batch_size * config.drq.hidden_dim / DRQ_WORK
+    # The convolutions do not shrink with the hidden units.
+    share = max(work, config.drq.batch_size / 256 * config.drq.filters / 32)
+    return config.steps * DRQ_SECONDS[system] * share
+
+
+def bench_speed(path: Path) -> float:
+    """Operations per second of `run.py bench --json FILE`.
+
+    Raises UserError when the file is something else.
+    """
+    try:
+        found = json.loads(path.read_text())
+        seconds = float(np.median(found['seconds']['model_update']['fast']))
+        return found['model_update_GFLOP'] * 1e9 / seconds
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f'--bench {path}: expected what `run.py bench --json FILE` '
+            f'wrote, found {type(error).__name__}: {error}') from None
+
+
+def configs(cells: Sequence[Cell]) -> dict[str, Config]:
+    """The configuration of each cell (folders left as they are)."""
+    presets = settings.presets()
+    found: dict[str, Config] = {}
+    cache: dict[tuple, Config] = {}
+    for cell in cells:
+        names = scales.presets_of(scales.SCALES[cell.scale], cell.system)
+        changes = scales.overrides_of(cell)
+        key = (names, tuple(sorted(changes.items())))
+        if key not in cache:
+            cache[key] = settings.check(presets.apply(
+                presets.defaults, names).update(changes, 'grid'))
+        found[cell.name] = cache[key].update({'seed': cell.seed})
+    return found
+
+
+def frames_of(name: str, scale: str) -> int:
+    """Frames of a set, of the paper's count of episodes or a small one."""
+    entry = registry.find(name)
+    small = scales.SCALES[scale].presets
+    count = SMALL_EPISODES if small else max(entry.episodes or (200,))
+    return count * (entry.rows or registry.ROWS)
+
+
+def data_disk(name: str, scale: str) -> float:
+    """Bytes of a set's episodes, mapped."""
+    return memory.dataset_disk(
+        frames_of(name, scale), registry.find(name).size, ACTIONS)
+
+
+def run_disk(cell: Cell, config: Config) -> float:
+    """Bytes of a run's folder, while it trains."""
+    small = scales.SCALES[cell.scale].presets
+    kept = SMALL_DISK if small else RUN_DISK
+    if SYSTEMS[cell.system].family == 'drq' or not config.cache_embeddings:
+        return kept
+    item = 4 if config.precision == '32' else 2
+    return kept + (frames_of(cell.set, cell.scale) * item
+                   * 32 * config.encoder.cnn_depth)
+
+
+def show(cells: Sequence[Cell], finished: frozenset[str],
+         rows: Sequence[Row], speed: float | None, slots: int,
+         folders: Mapping[str, Path | None]) -> None:
+    """Print the plan: runs by system and set, hours, disk, data."""
+    from rich.console import Console
+    from rich.table import Table
+    config = configs(cells)
+    todo = [cell for cell in cells if not finished.issuperset(cell.runs)]
+    estimates = {cell.name: estimate(cell, config[cell.name], rows, speed)
+                 for cell in todo}
+    table = Table(title=f'{len(todo)} of {len(cells)} runs to do',
+                  title_justify='left')
+    for name in ('system', 'presets', 'sets', 'runs', 'hours each',
+                 'hours', 'estimated from'):
+        table.add_column(name, justify='left' if name in (
+            'system', 'presets', 'estimated from') else 'right')
+    for system in dict.fromkeys(cell.system for cell in todo):
+        some = [cell for cell in todo if cell.system == system]
+        hours = [estimates[cell.name].hours for cell in some]
+        table.add_row(
+            system, ' '.join(scales.presets_of(
+                scales.SCALES[some[0].scale], system)),
+            str(len({cell.set for cell in some})), str(len(some)),
+            f'{statistics.median(hours):.2f}', f'{sum(hours):.1f}',
+            estimates[some[0].name].basis)
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    console.print(table)
+    total = sum(entry.hours for entry in estimates.values())
+    disk = sum(run_disk(cell, config[cell.name]) for cell in todo)
+    console.print(
+        f'{total:.1f} hours of runs (an estimate), {total / slots:.1f} with '
+        f'{slots} at a time; at most {disk / 1e9:.1f} GB for runs',
+        highlight=False, soft_wrap=True)
+    scale = cells[0].scale if cells else 'paper'
+    for name, folder in folders.items():
+        where = folder or 'missing'
+        console.print(f'data {name}: {where} ({scale} size, mapped: '
+                      f'{data_disk(name, scale) / 1e9:.1f} GB)',
+                      highlight=False, soft_wrap=True)

@@ -1,0 +1,206 @@
+"""The grid: which runs the tables and figures need, at which settings."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import pytest
+
+from datasets import registry
+from dreamerv2_base.errors import UserError
+from semopo_tf import settings
+from semopo_tf.experiments import commands, grid, plan, scales, slurm
+
+PRESETS = settings.presets()
+ALL = list(grid.ITEMS.values())
+
+
+def parse_command(*arguments):
+    parser = argparse.ArgumentParser()
+    commands.add_parser(parser.add_subparsers())
+    return parser.parse_known_args(arguments)
+
+
+def parse(*arguments):
+    return parse_command('reproduce', *arguments)
+
+
+def request(*arguments):
+    return commands._request(*parse(*arguments))
+
+
+def config_of(system, scale):
+    return settings.check(PRESETS.apply(
+        PRESETS.defaults, scales.presets_of(scales.SCALES[scale], system)))
+
+
+def test_table_1_of_the_paper():
+    found = request('--table', '1').cells
+    assert len(found) == 15 * 7 * 4
+    assert {cell.seed for cell in found} == {0, 1, 2, 3}
+    assert [cell.seed for cell in found[104:106]] == [0, 1]  # seed by seed
+
+
+def test_shared_runs_are_trained_once():
+    found = request('--all').cells
+    names = [cell.name for cell in found]
+    assert len(set(names)) == len(names)
+    used = {cell.name: cell for cell in found}
+    shared = used['walker_walk_random/semopo/seed0']
+    assert {'table1', 'table2', 'table5', 'figure4', 'figure9'} <= set(
+        shared.items)
+    # Table 2 evaluates the same run again.
+    assert shared.runs == ('paper/walker_walk_random/semopo/seed0',
+                           'paper/walker_walk_random/semopo/seed0@colour')
+    assert used['hopper_hop_random/semopo/seed0'].variants == ('',)
+
+
+def test_every_item_has_runs_at_the_demo_scale():
+    found = request('--all', '--scale', 'demo').cells
+    assert {item for cell in found for item in cell.items} == (
+        set(grid.ITEMS) - {'table3'})  # made of the data, not of runs
+    assert {cell.system for cell in found} == (
+        set(grid.SYSTEMS) - {'SeMOPO (paper)'})
+    assert len(found) <= 40
+
+
+def test_two_names_of_one_run():
+    assert grid.system_named('Se+CS').name == 'SeMOPO'
+    assert grid.system_named('offline dv2+rs').name == 'Offline DV2'
+    ours = config_of('Offline DV2', 'released')
+    theirs = PRESETS.apply(PRESETS.defaults, ['offline_dv2_rs'])
+    assert not ours.difference(theirs)
+
+
+def test_own_sets_stand_in():
+    found = grid.cells(
+        grid.items_named([1], [2, 9]), ['our_own_set'], 1, 'mini')
+    assert {cell.system for cell in found} == set(
+        grid.ITEMS['table1'].systems)
+    assert not grid.cells(grid.items_named([4], []), ['our_own_set'], 1,
+                          'mini')
+
+
+def test_v_d4rl_is_evaluated_without_background():
+    cell = grid.Cell('SeMOPO', 'vd4rl_walker_walk_random_64px', 0, 'paper')
+    assert scales.overrides_of(cell)['task'] == 'dmc_walker_walk'
+    cell = grid.Cell('SeMOPO', 'car_racing_random', 0, 'paper')
+    assert scales.overrides_of(cell)['task'] == 'car_racing'
+
+
+@pytest.mark.parametrize('scale', list(scales.SCALES))
+@pytest.mark.parametrize('system', list(grid.SYSTEMS))
+def test_presets_make_a_configuration(scale, system):
+    config = config_of(system, scale)
+    full = config_of(system, 'released')
+    assert config.method == full.method
+    assert config.separate_wm == full.separate_wm
+    if scale in ('demo', 'mini'):
+        assert config.steps < full.steps
+        assert config.precision == '32'  # no GPU
+        assert not config.shadows
+
+
+def test_small_scales_keep_the_ablations():
+    for scale in ('demo', 'mini', 'released', 'paper'):
+        se_rs = config_of('Se+RS', scale)
+        assert settings.sampling_of(se_rs) == 'random'
+        assert set(config_of('SeMOPO', scale).difference(se_rs)) <= {
+            'sampling', 'replay.incremental', 'replay.sort_rewards'}
+        dissociated = config_of('Se+RS+DRP', scale)
+        assert set(se_rs.difference(dissociated)) == {
+            'disen_scales.reward', 'grad_heads'}
+
+
+def test_paper_settings_in_small():
+    config = config_of('SeMOPO (paper)', 'mini')
+    assert config.rssm.discrete == 0
+    assert config.offline_penalty_type == 'disagreement'
+    assert config.model_opt.lr == 6e-5
+    assert not config.exo_only_decoder
+
+
+def test_hopper_has_its_own_weights():
+    cell = grid.Cell('Se+RS+DRP', 'hopper_hop_random', 0, 'released')
+    assert scales.overrides_of(cell) == {
+        'task': 'dmcdrv_hopper_hop', 'disen_scales.disen_only': '2.0',
+        'disen_scales.reward': '30000'}
+
+
+def test_request_errors_are_one_line():
+    for arguments, word in (
+            (['--table', '9'], '1, 2, 3'), ([], '--all'),
+            (['--table', '1', '--sets', 'walker'], 'data list'),
+            (['--table', '1', '--systems', 'TD3'], 'SeMOPO'),
+            (['--table', '1', '--seeds', '0'], 'at least 1'),
+            (['--table', '1', '--steps'], 'value')):
+        with pytest.raises(UserError) as error:
+            request(*arguments)
+        assert '\n' not in str(error.value)
+        assert word in str(error.value)
+
+
+def test_data_are_found_in_several_layouts(tmp_path):
+    for place in ('lqv_d4rl/walker_walk/random', 'cheetah_run/random',
+                  'hopper_hop_medium'):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / 'a.npz').touch()
+    names = ['walker_walk_random', 'cheetah_run_random', 'hopper_hop_medium']
+    found = scales.locate(names, tmp_path)
+    assert list(found) == names
+    with pytest.raises(UserError, match=r'1 of 2 missing.*--sets hopper'):
+        scales.locate(['hopper_hop_medium', 'hopper_hop_random'], tmp_path)
+
+
+def test_hours_come_from_finished_runs_first(tmp_path):
+    cell = grid.Cell('SeMOPO', 'walker_walk_random', 0, 'paper')
+    config = plan.configs([cell])[cell.name]
+    guess = plan.estimate(cell, config)
+    assert guess.hours > 10
+    assert 'operations' in guess.basis
+    from tests.test_experiments_results import make_row
+    rows = [make_row(f'r{i}', scale='paper', hours=hours)
+            for i, hours in enumerate((1.0, 2.0, 9.0))]
+    known = plan.estimate(cell, config, rows)
+    assert known.hours == 2.0
+    assert known.basis == '3 finished'
+
+
+def test_bench_sets_the_speed(tmp_path):
+    path = tmp_path / 'bench.json'
+    path.write_text(json.dumps({
+        'model_update_GFLOP': 100.0,
+        'seconds': {'model_update': {'fast': [1.0, 2.0, 4.0]}}}))
+    assert plan.bench_speed(path) == 50e9
+    path.write_text('{}')
+    with pytest.raises(UserError, match='bench'):
+        plan.bench_speed(path)
+
+
+def test_plan_prints_hours_and_what_is_missing(tmp_path, capsys):
+    options, rest = parse('--table', '1', '--scale', 'demo', '--plan',
+                          '--out', str(tmp_path / 'out'), '--data',
+                          str(tmp_path))
+    assert commands.reproduce(options, rest) == 0
+    printed = capsys.readouterr().out
+    assert '28 of 28 runs to do' in printed
+    assert 'walker_walk_random: missing' in printed
+    assert not (tmp_path / 'out').exists()  # a plan leaves nothing behind
+
+
+def test_slurm_file_runs_the_same_command(tmp_path):
+    command = slurm.same_command(
+        ['reproduce', '--table', '1', '--slurm', 'job.sh', '--nodes=2',
+         '--serial', '--out', 'my runs'])
+    assert command == ['reproduce', '--table', '1', '--out', 'my runs',
+                       '--ray', 'auto']
+    slurm.write(tmp_path / 'job.sh', command, 2, tmp_path)
+    text = (tmp_path / 'job.sh').read_text()
+    assert '#SBATCH --nodes=2' in text
+    assert "reproduce --table 1 --out 'my runs' --ray auto &" in text
+
+
+def test_registry_has_every_set_of_the_grid():
+    for name in sorted(grid.PAPER_SETS):
+        assert registry.find(name).name == name

@@ -1,0 +1,113 @@
+"""The store of results: only added to, safe with several writers."""
+
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+import sqlite3
+
+import pytest
+
+from dreamerv2_base.errors import UserError
+from semopo_tf.experiments.results import Attempt, ResultStore, Row
+
+
+def make_row(run='demo/walker_walk_random/semopo/seed0', **changes):
+    values = {'system': 'SeMOPO', 'presets': ['released', 'demo'],
+              'set': 'walker_walk_random', 'task': 'walker_walk',
+              'level': 'random', 'seed': 0, 'scale': 'demo', 'dirty': False,
+              'versions': {'python': '3.11'}, 'returns': [1.5, 2.25],
+              'lengths': [101, 101], 'hours': 0.25, **changes}
+    return Row(run, **values)
+
+
+def write_many(path, writer, count):
+    store = ResultStore(path)
+    for i in range(count):
+        store.append(make_row(f'run{writer}/{i}', seed=i))
+        store.append(make_row('everyone', seed=writer))
+
+
+def test_row_comes_back_as_it_was(tmp_path):
+    store, row = ResultStore(tmp_path), make_row()
+    assert store.append(row)
+    assert store.rows() == [row]
+    assert ResultStore(tmp_path / 'results.sqlite').rows() == [row]
+
+
+def test_a_run_has_one_row(tmp_path):
+    store = ResultStore(tmp_path)
+    assert store.append(make_row())
+    assert not store.append(make_row(seed=7))
+    assert [row.seed for row in store.rows()] == [0]
+    assert store.finished() == {make_row().run}
+
+
+@pytest.mark.parametrize('table', ['results', 'attempts'])
+@pytest.mark.parametrize('change', ['DELETE FROM {}', 'UPDATE {} SET run=1'])
+def test_database_refuses_changes(tmp_path, table, change):
+    store = ResultStore(tmp_path)
+    store.append(make_row())
+    store.record(Attempt('a', 'now', 1.0, 'done'))
+    with sqlite3.connect(store.path) as database, pytest.raises(
+            sqlite3.IntegrityError, match='only added'):
+        database.execute(change.format(table))
+    assert len(store.rows()) == 1
+
+
+def test_several_writers_lose_nothing(tmp_path):
+    context = multiprocessing.get_context('spawn')
+    workers = [context.Process(target=write_many, args=(tmp_path, w, 20))
+               for w in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    rows = ResultStore(tmp_path).rows()
+    assert {row.run for row in rows} == {'everyone', *(
+        f'run{w}/{i}' for w in range(3) for i in range(20))}
+    assert len(rows) == 61
+
+
+def test_filters(tmp_path):
+    store = ResultStore(tmp_path)
+    for seed in range(3):
+        for system in ('SeMOPO', 'BC'):
+            store.append(make_row(f'{system}{seed}', seed=seed,
+                                  system=system))
+    assert [row.run for row in store.rows(seed=[0, 2], system='BC')] == [
+        'BC0', 'BC2']
+    with pytest.raises(UserError, match='sead'):
+        store.rows(sead=1)
+
+
+def test_paths_move_with_the_store(tmp_path):
+    old = tmp_path / 'old'
+    store = ResultStore(old)
+    store.append(make_row('inside', logdir=str(old / 'runs/a')))
+    store.append(make_row('outside', logdir=str(tmp_path / 'b')))
+    store.export_csv(tmp_path / 'rows.csv')
+    old.rename(tmp_path / 'new')
+    inside, outside = ResultStore(tmp_path / 'new').rows()
+    assert inside.logdir == str(tmp_path / 'new/runs/a')
+    assert outside.logdir == str(tmp_path / 'b')
+    assert inside.quantities == ''
+    assert str(old) not in (tmp_path / 'rows.csv').read_text()
+
+
+def test_csv_has_every_field(tmp_path):
+    store = ResultStore(tmp_path)
+    store.append(make_row())
+    assert store.export_csv(tmp_path / 'rows.csv') == 1
+    with (tmp_path / 'rows.csv').open() as file:
+        found, = csv.DictReader(file)
+    assert json.loads(found['returns']) == [1.5, 2.25]
+    assert json.loads(found['presets']) == ['released', 'demo']
+    assert found['system'] == 'SeMOPO'
+
+
+def test_missing_store_is_named(tmp_path):
+    with pytest.raises(UserError, match='reproduce'):
+        ResultStore(tmp_path / 'nothing', create=False)
+    assert not (tmp_path / 'nothing').exists()

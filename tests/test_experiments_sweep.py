@@ -1,0 +1,238 @@
+"""The sweep: nothing done twice, nothing lost, wherever it runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from dreamerv2_base.errors import UserError
+from semopo_tf.experiments import commands, live, runner, sweep
+from semopo_tf.experiments.grid import Cell
+from semopo_tf.experiments.results import ResultStore
+from tests.helpers import ROOT
+
+WORK = runner.Runner((sys.executable, '-m', 'tests.fake_run'))
+TIMES = {'hours', 'updates_per_second', 'finished', 'logdir', 'quantities'}
+
+
+class Silent(live.Lines):
+    def __init__(self):
+        self.seen = []
+
+    def event(self, kind, job, text):
+        self.seen.append((kind, job.cell.name, text))
+
+
+def make_jobs(out, systems=('SeMOPO', 'BC'), seeds=(0, 1), **changes):
+    return [runner.Job(Cell(system, 'walker_walk_random', seed, 'demo'),
+                       Path('data'), out, **changes)
+            for seed in seeds for system in systems]
+
+
+def run(jobs, store, slots=2, retries=1, pool=None):
+    watcher = Silent()
+    failed = sweep.Sweep(jobs, store, pool or sweep.LocalPool(slots, WORK),
+                         watcher, retries).run()
+    return failed, watcher.seen
+
+
+def starts(job):
+    return len((job.logdir / 'starts').read_text().splitlines())
+
+
+def numbers(store):
+    """Rows without times and places, in the order of their ids."""
+    return sorted(tuple((key, str(value)) for key, value
+                         in dataclasses.asdict(row).items()
+                         if key not in TIMES) for row in store.rows())
+
+
+def test_a_row_says_what_the_run_recorded(tmp_path):
+    job = dataclasses.replace(
+        make_jobs(tmp_path, ['SeMOPO'], [3])[0], cell=Cell(
+            'SeMOPO', 'walker_walk_random', 3, 'demo', ('', 'colour')))
+    store = ResultStore(tmp_path)
+    assert run([job], store) == ({}, [
+        ('done', 'walker_walk_random/semopo/seed3', 'mean return 30.5')])
+    plain, colour = store.rows()
+    assert plain.run == 'demo/walker_walk_random/semopo/seed3'
+    assert plain.returns == [30.0, 31.0]  # the final episodes alone
+    assert plain.lengths == [101, 101]
+    assert plain.presets == ['released', 'demo', 'reproduce_demo']
+    assert (plain.task, plain.level) == ('walker_walk', 'random')
+    assert (plain.commit, plain.dirty) == ('c0ffee', False)
+    assert plain.hours == pytest.approx(6 / 3600)
+    assert plain.updates_per_second == pytest.approx(0.5)
+    assert plain.checkpoint_step == 3
+    assert Path(plain.quantities).exists()
+    assert colour.run == f'{plain.run}@colour'
+    assert colour.returns == [1.0, 2.0]
+    assert colour.config_hash == plain.config_hash
+
+
+def test_what_has_a_row_is_not_run_again(tmp_path):
+    store, jobs = ResultStore(tmp_path), make_jobs(tmp_path)
+    run(jobs[:2], store)
+    first = store.rows()
+    run(jobs, store)
+    assert store.rows()[:2] == first
+    assert [starts(job) for job in jobs] == [1, 1, 1, 1]
+    assert len(store.attempts()) == 4
+
+
+def test_a_failure_stops_nothing_else(tmp_path):
+    store, jobs = ResultStore(tmp_path), make_jobs(tmp_path)
+    for number, code in ((0, 2), (2, 1)):
+        jobs[number].logdir.mkdir(parents=True)
+        (jobs[number].logdir / 'fail').write_text(str(code))
+    failed, seen = run(jobs, store)
+    # Exit code 2 is an error of the user's; 1 may pass: tried again.
+    assert list(failed) == [jobs[0].cell.name]
+    assert 'error: told to fail' in failed[jobs[0].cell.name]
+    assert [kind for kind, _, _ in seen].count('again') == 1
+    assert store.finished() == {job.cell.run() for job in jobs[1:]}
+    outcomes = {(a.run, a.outcome) for a in store.attempts()}
+    assert (jobs[0].cell.run(), 'failed') in outcomes
+    assert (jobs[2].cell.run(), 'failed') in outcomes
+    failed, _ = run(jobs, store)  # the same command mends it
+    assert not failed
+    assert len(store.rows()) == 4
+
+
+def test_a_colour_evaluation_added_later_trains_nothing(tmp_path):
+    store, (job,) = ResultStore(tmp_path), make_jobs(tmp_path, ['BC'], [0])
+    run([job], store)
+    both = dataclasses.replace(job, cell=dataclasses.replace(
+        job.cell, variants=('', 'colour')))
+    run([both], store)
+    assert starts(job) == 1
+    assert [row.variant for row in store.rows()] == ['', 'colour']
+
+
+def test_rows_of_a_dead_sweep_are_kept(tmp_path):
+    store, (job,) = ResultStore(tmp_path), make_jobs(tmp_path, ['BC'], [0])
+    WORK.run(job)  # a worker that ended after its sweep had died
+    assert not store.rows()
+    run([job], store)
+    assert starts(job) == 1
+    assert len(store.rows()) == 1
+    assert store.attempts() == []
+
+
+def test_stop_lets_runs_save_and_go_on(tmp_path):
+    store, jobs = ResultStore(tmp_path), make_jobs(tmp_path, ['BC'])
+    for job in jobs:
+        job.logdir.mkdir(parents=True)
+        (job.logdir / 'slow').touch()
+    asking = threading.Timer(
+        2.0, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    asking.start()
+    with pytest.raises(sweep.Interrupted):
+        run(jobs, store, slots=1)
+    assert not store.rows()
+    assert not store.attempts()  # stopping is no failure
+    assert not (jobs[1].logdir / 'starts').exists()
+    for job in jobs:
+        (job.logdir / 'slow').unlink()
+    with sweep.alone(tmp_path):  # the next sweep clears the way
+        run(jobs, store)
+    assert len(store.rows()) == 2
+    assert len(runner.read_lines(jobs[0].logdir / 'timings.jsonl')) == 3
+
+
+def test_a_living_child_of_a_dead_worker_is_waited_for(tmp_path):
+    store, (job,) = ResultStore(tmp_path), make_jobs(tmp_path, ['BC'], [0])
+    job.logdir.mkdir(parents=True)
+    (job.logdir / 'slow').touch()
+    with subprocess.Popen([*WORK.command, 'train', *job.train_flags()],
+                          cwd=ROOT):
+        while not (job.logdir / 'starts').exists():
+            time.sleep(0.05)
+        threading.Timer(0.5, (job.logdir / 'slow').unlink).start()
+        assert run([job], store)[0] == {}
+    assert len(store.rows()) == 1
+    # The second start found everything done: three updates in all.
+    assert len(runner.read_lines(job.logdir / 'timings.jsonl')) == 3
+
+
+def test_one_sweep_at_a_time(tmp_path):
+    with sweep.alone(tmp_path), pytest.raises(
+            UserError, match='another --out'), sweep.alone(tmp_path):
+        pass
+
+
+def test_results_command(tmp_path, capsys):
+    store = ResultStore(tmp_path)
+    run(make_jobs(tmp_path), store)
+    from tests.test_experiments_grid import parse_command
+    assert commands.show_results(*parse_command(
+        'results', str(tmp_path), '--system', 'BC', '--seed', '1')) == 0
+    printed = capsys.readouterr().out
+    assert 'demo/walker_walk_random/bc/seed1' in printed
+    assert '1 rows' in printed
+    target = tmp_path / 'all.csv'
+    commands.show_results(*parse_command(
+        'results', str(tmp_path), '--csv', str(target)))
+    assert len(target.read_text().splitlines()) == 5
+
+
+@pytest.fixture(scope='module')
+def ray_home(tmp_path_factory):
+    """Ray leaves a token at home, once per process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('HOME', str(tmp_path_factory.mktemp('home')))
+        yield
+
+
+def ray_pool(slots=2, address='local'):
+    pytest.importorskip('ray')
+    from semopo_tf.experiments.ray_sweep import RayPool
+    return RayPool(address, slots, work=WORK)
+
+
+@pytest.mark.slow
+def test_ray_gives_the_rows_of_a_serial_sweep(tmp_path, ray_home):
+    jobs = {name: make_jobs(tmp_path / name) for name in ('ray', 'serial')}
+    stores = {name: ResultStore(tmp_path / name) for name in jobs}
+    run(jobs['serial'], stores['serial'], slots=1)
+    run(jobs['ray'], stores['ray'], pool=ray_pool())
+    assert numbers(stores['ray']) == numbers(stores['serial'])
+
+
+@pytest.mark.slow
+def test_a_killed_ray_worker_loses_nothing(tmp_path, ray_home):
+    store, jobs = ResultStore(tmp_path), make_jobs(tmp_path)
+    victim = jobs[0].logdir
+    victim.mkdir(parents=True)
+    (victim / 'slow').touch()
+
+    def kill():
+        while not (victim / 'starts').exists():
+            time.sleep(0.1)
+        import psutil
+        child = next(process for process in psutil.process_iter(['cmdline'])
+                     if 'train' in (process.info['cmdline'] or [])
+                     and str(victim) in process.info['cmdline'])
+        child.parent().kill()
+        time.sleep(1)
+        (victim / 'slow').unlink()
+
+    threading.Thread(target=kill, daemon=True).start()
+    failed, seen = run(jobs, store, pool=ray_pool())
+    assert not failed
+    assert any(kind == 'again' and 'lost' in text for kind, _, text in seen)
+    assert len(store.rows()) == 4
+    assert len(runner.read_lines(victim / 'timings.jsonl')) == 3
+    with sqlite3.connect(store.path) as database:
+        assert database.execute(
+            'SELECT COUNT(*) FROM attempts WHERE outcome="done"'
+        ).fetchone() == (4,)
