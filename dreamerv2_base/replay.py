@@ -113,6 +113,17 @@ class PlainGenerator:
                 yield self._chunk(self._episodes[int(number)], int(start))
             step += 1
 
+    def dataset(self, batch: int) -> Any:
+        """Tensors [B, T, ...] of batch 0, 1, …: the generator as a
+        `tf.data` pipeline that batches chunks and stays ahead."""
+        from dreamerv2_base.tf import tf
+        sample = next(self.chunks(0))
+        signature = {key: tf.TensorSpec(value.shape, value.dtype)
+                     for key, value in sample.items()}
+        return tf.data.Dataset.from_generator(
+            lambda: self.chunks(0), output_signature=signature).batch(
+                batch, drop_remainder=True).prefetch(5)
+
     def batch(self, step: int) -> Episode:
         """The same arrays [B, T, ...] as the sampler's for the same step."""
         count = len(self._sampler.indices(step)[0])
@@ -136,9 +147,13 @@ class Prefetcher:
       source: has `batch(step)`.
       start, stop: steps of the batches, stop exclusive.
       ahead: batches that wait, finished, at most.
+      prepare: done to each batch in the thread, such as copying it to where
+        it is needed.
     """
 
-    def __init__(self, source: Any, start: int, stop: int, ahead: int = 1):
+    def __init__(self, source: Any, start: int, stop: int, ahead: int = 1,
+                 prepare: Callable[[Episode], Any] | None = None):
+        self._prepare = prepare or (lambda batch: batch)
         self._queue: queue.Queue = queue.Queue(ahead)
         self._closed = threading.Event()
         self._ended: tuple[int, BaseException] | None = None
@@ -147,8 +162,8 @@ class Prefetcher:
             target=self._produce, args=(source, start, stop), daemon=True)
         self._thread.start()
 
-    def next(self) -> tuple[int, Episode]:
-        """The next step and its batch.
+    def next(self) -> tuple[int, Any]:
+        """The next step and its batch, prepared.
 
         Re-raises errors of the thread; StopIteration after the last batch.
         """
@@ -179,7 +194,7 @@ class Prefetcher:
     def _produce(self, source, start, stop):
         for step in range(start, stop):
             try:
-                item = (step, source.batch(step))
+                item = (step, self._prepare(source.batch(step)))
             except BaseException as error:  # handed to the caller
                 item = (step, error)
             if not self._put(item) or isinstance(item[1], BaseException):

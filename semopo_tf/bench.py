@@ -23,10 +23,12 @@ import numpy as np
 from dreamerv2_base.episodes import write_episode
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.noise import CounterDraws
+from dreamerv2_base.replay import Prefetcher
 from dreamerv2_base.tf import tf
 from semopo_tf import flops, settings
 from semopo_tf.agent import PenalizedAgent
 from semopo_tf.doctor import fake_batch
+from semopo_tf.embeddings import EmbeddedSource
 
 ACTIONS = 6
 RATIOS = ('first_update', 'model_update', 'policy_update', 'data',
@@ -73,7 +75,7 @@ def run(options: Options) -> dict[str, Any]:
     if 'policy_update' in options.parts:
         found['policy_update'] = _policy_updates(options, agents, data)
     if 'data' in options.parts:
-        found['data'] = _data(options)
+        found.update(_data(options))
     if 'evaluation' in options.parts:
         found['evaluation'] = _evaluation(options, agents['fast'])
     saving = (_checkpoint(agents['fast'])
@@ -109,7 +111,7 @@ def _compiled(agent: PenalizedAgent, name: str) -> Callable:
 
 
 def _tensors(data: Mapping[str, np.ndarray]) -> dict[str, tf.Tensor]:
-    return {key: tf.constant(value) for key, value in data.items()}
+    return {key: tf.convert_to_tensor(value) for key, value in data.items()}
 
 
 # The parts.
@@ -147,24 +149,56 @@ def _policy_updates(options, agents, data) -> Pair:
     return pair
 
 
-def _data(options: Options) -> Pair:
-    """Seconds per batch: gathered by index from mapped arrays, against a
-    Python generator that concatenates chunks of episodes held in memory."""
+def _data(options: Options) -> dict[str, Pair]:
+    """Seconds per batch, as tensors: gathered by index from mapped arrays,
+    against a Python generator that concatenates chunks of episodes held in
+    memory. `data_policy`: the policy phase, where the fast formulation
+    gathers embeddings and the plain one the same frames again."""
     from dreamerv2_base.replay import ChunkSampler, PlainGenerator
     from dreamerv2_base.store import open_store
-    pair = Pair()
+    found = {'data': Pair(), 'data_policy': Pair()}
     with tempfile.TemporaryDirectory() as name:
         _write_episodes(Path(name), 20, 64)
         store = open_store([Path(name)])
-        size = settings.presets().defaults.offline_model_dataset
+        config = _config(options, 'fast')
+        size = config.offline_model_dataset
         sampler = ChunkSampler(store, size.batch, size.length, 0, 'bench')
-        plain = PlainGenerator(store, sampler, size.length)
-        for step in range(options.repeats * 2):
-            for kind, source in (('plain', plain), ('fast', sampler)):
-                started = time.perf_counter()
-                source.batch(step)
-                getattr(pair, kind).append(time.perf_counter() - started)
-    return pair
+        embedded = EmbeddedSource(
+            sampler, store, _as_embedding(config), Path(name) / 'cache',
+            'bench', np.arange(len(store)))
+        plain = iter(PlainGenerator(store, sampler, size.length).dataset(
+            size.batch))
+        for _ in range(options.repeats):
+            seconds = _per_batch(lambda: next(plain))
+            for key, source in (('data', sampler), ('data_policy', embedded)):
+                found[key].plain.append(seconds)
+                found[key].fast.append(_delivered(source))
+    return found
+
+
+def _per_batch(following: Callable[[], Any], batches: int = 20) -> float:
+    """Seconds per call, after a few that fill buffers."""
+    for _ in range(6):
+        following()
+    started = time.perf_counter()
+    for _ in range(batches):
+        following()
+    return (time.perf_counter() - started) / batches
+
+
+def _delivered(source: Any) -> float:
+    """Seconds per batch of the loop's own way to tensors."""
+    batches = Prefetcher(source, 0, 10 ** 6, prepare=_tensors)
+    try:
+        return _per_batch(batches.next)
+    finally:
+        batches.close()
+
+
+def _as_embedding(config) -> Callable[[np.ndarray], np.ndarray]:
+    """Some numbers of the shape of an encoder's, without its work."""
+    width = 4 * 8 * config.encoder.cnn_depth
+    return lambda frames: np.zeros((len(frames), width), np.float32)
 
 
 def _write_episodes(folder: Path, count: int, size: int) -> None:

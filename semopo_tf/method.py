@@ -39,6 +39,10 @@ class Phase:
       finish: called once after the last update (not on resume past it).
       over: asked before each update whether the phase ends early; what it
         depends on is part of the method's state.
+      prepare: what `train` wants done to a batch first, in the thread that
+        makes batches.
+      prefetch: False: batches depend on what is collected meanwhile; `train`
+        gets None and asks its source itself.
       log_every, save_every: updates between two rows of metrics and two
         checkpoints; 0: `log_updates` and `save_updates`. For phases whose
         updates are long.
@@ -53,6 +57,8 @@ class Phase:
     start: Callable[[], None] | None = None
     finish: Callable[[], None] | None = None
     over: Callable[[], bool] = lambda: False
+    prepare: Callable[[Batch], Any] | None = None
+    prefetch: bool = True
     log_every: int = 0
     save_every: int = 0
 

@@ -88,8 +88,9 @@ class Loop:
         source = phase.source(self.store) if phase.source else None
         if source is not None:
             self.run.write(f'sampling_{phase.name}.json', source.describe())
-        batches = (Prefetcher(source, self.at.step, phase.updates)
-                   if source is not None else None)
+        batches = (Prefetcher(source, self.at.step, phase.updates,
+                              prepare=phase.prepare)
+                   if source is not None and phase.prefetch else None)
         bar = progress(phase.updates, self.at.step, phase.name)
         try:
             self._updates(phase, source, batches, bar)

@@ -61,10 +61,10 @@ class SeMOPO:
         return [
             Phase('model', model, self._updates['model'], self._model_source,
                   video_every=config.offline_video_every,
-                  start=self._first_update),
+                  start=self._first_update, prepare=_tensors),
             Phase('agent', config.steps, self._updates['agent'],
                   self._agent_source, config.agent_train_steps,
-                  video_every=config.offline_video_every),
+                  video_every=config.offline_video_every, prepare=_tensors),
         ]
 
     def policy(self, observation: Batch, state: Any, key: int,

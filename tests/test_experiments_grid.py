@@ -170,7 +170,7 @@ def test_hours_come_from_finished_runs_first(tmp_path):
 def test_bench_sets_the_speed(tmp_path):
     path = tmp_path / 'bench.json'
     path.write_text(json.dumps({
-        'model_update_GFLOP': 100.0,
+        'GFLOP': {'fast': {'model_update': 100.0}},
         'seconds': {'model_update': {'fast': [1.0, 2.0, 4.0]}}}))
     assert plan.bench_speed(path) == 50e9
     path.write_text('{}')

@@ -97,7 +97,7 @@ def bench_speed(path: Path) -> float:
     try:
         found = json.loads(path.read_text())
         seconds = float(np.median(found['seconds']['model_update']['fast']))
-        return found['model_update_GFLOP'] * 1e9 / seconds
+        return found['GFLOP']['fast']['model_update'] * 1e9 / seconds
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f'--bench {path}: expected what `run.py bench --json FILE` '
