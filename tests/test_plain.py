@@ -16,6 +16,8 @@ SWITCHES = {
     'scan': ('--scan', 'unroll'),
     'transition': ('--transition', 'all'),
     'backward': ('--backward', 'separate'),
+    'pixel': ('--pixel', 'convolution'),
+    'actor_passes': ('--actor_passes', 'twice'),
     'everything': ('--configs', 'debug', 'plain'),
 }
 
