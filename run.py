@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import argparse
 import errno
+import importlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from dreamerv2_base.errors import UserError
@@ -86,6 +88,13 @@ COMMANDS = {
 }
 
 
+# Registered by modules that are imported when one of their commands is given.
+MODULES = {
+    'datasets.commands': {
+        'data': 'the data sets: list, validate, describe, convert, build'},
+}
+
+
 CONFIGURED = ('train', 'evaluate', 'collect', 'doctor', 'diff')
 
 
@@ -99,7 +108,8 @@ def key_help() -> str:
             f'defaults (configs.yaml says what they mean):\n{keys}')
 
 
-def parser(epilog: str = '') -> argparse.ArgumentParser:
+def parser(epilog: str = '', given: Sequence[str] = (),
+           ) -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog='run.py', description=__doc__, allow_abbrev=False)
     top.add_argument('--debug', action='store_true',
@@ -116,6 +126,12 @@ def parser(epilog: str = '') -> argparse.ArgumentParser:
         added[name].add_argument(
             '--debug', action='store_true', default=argparse.SUPPRESS,
             help='show the traceback of an error')
+    for module, names in MODULES.items():
+        if set(names) & set(given):
+            importlib.import_module(module).add_parser(commands)
+            continue
+        for name, text in names.items():
+            commands.add_parser(name, help=text)
     for name in ('evaluate', 'report'):
         added[name].add_argument('run', help='the run folder')
     added['evaluate'].add_argument(
@@ -153,12 +169,14 @@ def main(arguments: list[str]) -> int:
     wants_help = {'-h', '--help'} & set(arguments)
     try:
         epilog = key_help() if wants_help else ''
-        options, rest = parser(epilog).parse_known_args(arguments)
+        options, rest = parser(epilog, arguments).parse_known_args(arguments)
     except UserError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
     try:
-        return COMMANDS[options.command][0](options, rest)
+        call = (options.call if hasattr(options, 'call')
+                else COMMANDS[options.command][0])
+        return call(options, rest)
     except UserError as error:
         if options.debug:
             raise

@@ -107,6 +107,7 @@ def render(spec: EnvSpec, files: Sequence[Path], folder: Path,
     sources = {episode_seed(wave, place): files[number]
                for wave, numbers in enumerate(waves)
                for place, number in enumerate(numbers)}
+    assert len(sources) == len(missing)  # two alike would show one episode
     bar = progress(len(names), len(done), 'episodes rendered')
     if missing:
         factory = functools.partial(Replayed, spec, sources)

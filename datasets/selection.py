@@ -25,11 +25,12 @@ def select(returns: Sequence[float], band: tuple[float, float], count: int,
     values = np.asarray(returns, np.float64)
     allowed = np.flatnonzero((values >= band[0]) & (values < band[1]))
     if len(allowed) < count:
+        fewer = f'--episodes {len(allowed)}, or ' if len(allowed) else ''
         raise UserError(
             f'{where}: expected {count} episodes with returns in '
             f'[{band[0]:g}, {band[1]:g}), found {len(allowed)} of '
-            f'{len(values)}; give --episodes {len(allowed)}, or a new '
-            '--buffer with more --behaviour.round_episodes')
+            f'{len(values)}; give {fewer}a new --buffer with more '
+            '--behaviour.round_episodes')
     if pick == 'spread':
         return sorted(allowed[_spread(values[allowed], count)].tolist())
     if pick == 'order':

@@ -113,7 +113,11 @@ def diff_traces(paths: list[Path], arguments: list[str]) -> int:
 
 
 def open_data(config: Config) -> Any:
-    """The episodes of `offline_dir` as mapped arrays."""
+    """The episodes of `offline_dir` as mapped arrays, or, for a method that
+    collects them, the buffer of its run."""
+    if registry.method_name(config) in registry.ONLINE:
+        from semopo_tf.online import open_buffer
+        return open_buffer(config)
     from dreamerv2_base.store import open_store
     if config.offline_dir == ['none']:
         raise UserError(

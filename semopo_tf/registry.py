@@ -16,8 +16,13 @@ METHODS: dict[str, tuple[str, str]] = {
     'infogating': ('semopo_tf.baselines.infogating', 'InfoGating'),
     'mopo': ('semopo_tf.baselines.mopo', 'MOPO'),
     'lompo': ('semopo_tf.baselines.lompo', 'LOMPO'),
+    'dreamerv2': ('semopo_tf.online', 'DreamerV2'),
+    'tia': ('semopo_tf.baselines.tia', 'TIA'),
     'offline_dv2': ('semopo_tf.baselines.offline_dv2', 'OfflineDV2'),
 }
+
+# Methods that collect their own data (`semopo_tf.online`).
+ONLINE = ('dreamerv2', 'tia')
 
 
 def method_name(config) -> str:

@@ -34,14 +34,14 @@ ALIASES = {'jit': {'True': 'none', 'true': 'none', 'False': 'eager',
 
 # Keys of the released code that change nothing, there or here.
 NO_EFFECT = (
-    'atari_grayscale', 'envs_parallel', 'eval_every', 'log_every',
+    'atari_grayscale', 'envs_parallel', 'log_every',
     'offline_datset_type', 'offline_dataset_incremental_step',
     'disen_reward_lr', 'disag_target', 'disag_log', 'disag_models',
     'disag_offset', 'disag_action_cond', 'expl_model_loss',
     'expl_intr_scale', 'expl_extr_scale', 'disen_scales.discount',
     'disen_scales.proprio', 'loss_scales.proprio', 'log_keys_sum',
-    'log_keys_mean', 'log_keys_max', 'log_keys_video', 'replay.capacity',
-    'replay.ongoing', 'encoder.mlp_layers', 'decoder.mlp_layers',
+    'log_keys_mean', 'log_keys_max', 'log_keys_video', 'replay.ongoing',
+    'encoder.mlp_layers', 'decoder.mlp_layers',
     'replay.minlen', 'replay.maxlen', 'drq.num_expl_steps',
 )
 
@@ -49,6 +49,15 @@ NO_EFFECT = (
 ONLINE_ONLY = (
     'prefill', 'pretrain', 'train_every', 'train_steps', 'expl_until',
     'expl_behavior', 'expl_noise', 'envs', 'dataset.batch', 'dataset.length',
+    'eval_every', 'replay.capacity', 'snapshot_every',
+)
+
+# … and those of offline training alone.
+OFFLINE_ONLY = (
+    'offline_dir', 'offline_model_dataset', 'offline_train_dataset',
+    'offline_model_train_steps', 'model_train_steps', 'agent_train_steps',
+    'offline_model_loaddir', 'initial_joint_step', 'sampling',
+    'offline_penalty_type', 'offline_lmbd', 'cache_embeddings', 'skip_broken',
 )
 
 
@@ -114,7 +123,9 @@ def warnings(config: Config, given: dict[str, object] | None = None,
              if any(key == g or key.startswith(f'{g}.') for g in given)}
     found = [f'{key} has no effect (kept because the released code has it)'
              for key in NO_EFFECT if key in named]
-    found += [f'{key} has no effect offline' for key in ONLINE_ONLY
+    online = registry.method_name(config) in registry.ONLINE
+    found += [f'{key} has no effect {"online" if online else "offline"}'
+              for key in (OFFLINE_ONLY if online else ONLINE_ONLY)
               if key in named]
     if 'offline_model_save_every' in named:
         found.append('offline_model_save_every has no effect: everything is '
