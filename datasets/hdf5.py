@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -77,20 +78,18 @@ def inspect(path: Path) -> Shard:
                 f'{lengths}; give a file of V-D4RL\'s layout, complete')
         steps = (np.asarray(file['step_type'][:]) if 'step_type' in names
                  else _regular(rows))
-        attributes = {name: [str(text) for text in file.attrs.get(name, [])]
-                      for name in ('episode_names', 'episode_keys')}
+        given, keys = read_words(file)
     starts = np.flatnonzero(steps == FIRST).tolist()
     head, tail = steps[0] != FIRST, steps[-1] != LAST
     cuts = [*([f'{path.name} begins inside an episode'] if head else []),
             *([f'{path.name} ends inside an episode'] if tail else [])]
     edges = sorted({0, *starts, rows})
     spans = list(itertools.pairwise(edges))
-    given = attributes['episode_names']
     return Shard(
         path, rows, spans,
         given if len(given) == len(spans) else [
             f'{path.name}#{number}' for number in range(len(spans))],
-        attributes['episode_keys'], sorted(set(names) - set(KEYS)),
+        keys, sorted(set(names) - set(KEYS)),
         cuts, bool(head), bool(tail))
 
 
@@ -122,6 +121,16 @@ def episodes(shards: Sequence[Shard], join: bool = False,
                 held = []
     if held:
         yield held_name, decode(_joined(held), shards[-1].keys)
+
+
+def episode_names(shards: Sequence[Shard], join: bool = False) -> list[str]:
+    """Names of what `episodes` gives."""
+    names: list[str] = []
+    held = False
+    for shard in shards:
+        names += shard.names[int(held and shard.head):]
+        held = join and shard.tail
+    return names
 
 
 def decode(stored: Arrays, keys: Sequence[str] = ()) -> Arrays:
@@ -193,6 +202,27 @@ def write_shards(paths: Sequence[Path], counts: Sequence[int],
         partial.replace(path)
 
 
+def write_words(file: h5py.File, names: Sequence[str],
+                keys: Sequence[str]) -> None:
+    """Note names and keys of the episodes as attributes, JSON each.
+
+    One text: lists of thousands are too large for an attribute.
+    """
+    file.attrs['episode_names'] = json.dumps(list(names))
+    file.attrs['episode_keys'] = json.dumps(list(keys))
+
+
+def read_words(file: h5py.File) -> tuple[list[str], list[str]]:
+    """What `write_words` noted; empty lists in files of others."""
+    found = [file.attrs.get(name, '[]')
+             for name in ('episode_names', 'episode_keys')]
+    try:
+        names, keys = (list(map(str, json.loads(text))) for text in found)
+    except (TypeError, ValueError):
+        return [], []  # another program's attributes of that name
+    return names, keys
+
+
 class _Writer:
     """Appends episodes to the data sets of a file."""
 
@@ -222,8 +252,7 @@ class _Writer:
 
     def finish(self) -> None:
         """Note which episodes these are."""
-        self._file.attrs['episode_names'] = self._names
-        self._file.attrs['episode_keys'] = self._keys
+        write_words(self._file, self._names, self._keys)
 
     def _check(self, name: str, stored: Arrays, episode: Arrays) -> None:
         shapes = {key: (value.dtype, value.shape[1:])

@@ -123,7 +123,7 @@ def _summary(run: _Run) -> str:
     else:
         rows.append(('final return', 'not evaluated yet'))
     data = run.read('data.json', {})
-    if data:
+    if data.get('returns'):  # a run that collects its own starts with none
         returns = np.array(data['returns'])
         rows.append(('returns in the data', f'mean {returns.mean():.1f}, min '
                      f'{returns.min():.1f}, max {returns.max():.1f} '

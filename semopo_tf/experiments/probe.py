@@ -1,0 +1,106 @@
+"""What a linear map can read from a stream's features.
+
+Ridge regression on fresh episodes; R² on episodes that it was not fitted to.
+A model that separates well reads the robot from the endogenous stream alone
+and the background from the exogenous one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from semopo_tf.experiments.fresh import FreshEpisode
+
+Arrays = dict[str, np.ndarray]
+
+HELD_OUT = 0.25                    # share of the episodes, the last ones
+STRENGTHS = np.logspace(0, 6, 13)  # of the penalty, tried on fitted episodes
+COMPONENTS = 8                     # of the background's frames
+SIDE = 16                          # pixels to which these are reduced
+
+
+def probe(fresh: Sequence[FreshEpisode], feat: Mapping[str, Sequence],
+          earliest: int, cartpole: bool = False) -> Arrays:
+    """`probe/<stream>/{robot,background}`, for cartpole also `pole`: R².
+
+    Args:
+      feat: features [L, F] of every episode, by stream.
+      earliest: rows before are left out, as the filter has seen too little.
+      cartpole: the state is position, cos, sin, two speeds; the pole is the
+        angle alone.
+
+    `background` (first principal components of the video frame) is left out
+    where there is no video, a target that never changes is NaN.
+    """
+    held = max(1, round(HELD_OUT * len(fresh)))
+    fitted = len(fresh) - held
+    late = [slice(min(earliest, len(one) - 1), None) for one in fresh]
+    targets = {'robot': [one.state[part] for one, part in zip(
+        fresh, late, strict=True)]}
+    if cartpole:
+        targets['pole'] = [state[:, 1:3] for state in targets['robot']]
+    if all(one.background is not None for one in fresh):
+        targets['background'] = components(
+            [small(one.background[part])
+             for one, part in zip(fresh, late, strict=True)], fitted)
+    found = {}
+    for name, episodes in feat.items():
+        rows = [x[part] for x, part in zip(episodes, late, strict=True)]
+        for key, target in targets.items():
+            found[f'probe/{name}/{key}'] = np.array(linear_r2(
+                rows, target, fitted, scale=key != 'background'), np.float32)
+    return {**found, 'probe/episodes': np.array([fitted, held])}
+
+
+def linear_r2(feat: Sequence[np.ndarray], target: Sequence[np.ndarray],
+              fitted: int, scale: bool = True) -> float:
+    """Held-out R² of ridge regression from features to targets.
+
+    The first `fitted` episodes are fitted to, the others judged: 1 − Σ
+    squared errors / Σ squared deviations, over all targets. The strength of
+    the penalty is chosen by leaving out rows of fitted episodes.
+
+    Args:
+      feat: per episode [L, F]; target: per episode [L, D].
+      scale: targets count equally, whatever their units; those that are
+        constant are left out. NaN if all are.
+    """
+    from sklearn.linear_model import RidgeCV
+    from sklearn.preprocessing import StandardScaler
+    x, y = np.concatenate(feat[:fitted]), np.concatenate(target[:fitted])
+    x_new, y_new = np.concatenate(feat[fitted:]), np.concatenate(
+        target[fitted:])
+    moving = (y.std(0) > 1e-6) & (y_new.std(0) > 1e-6)
+    if not moving.any():
+        return float('nan')
+    y, y_new = (part[:, moving].astype(np.float64) for part in (y, y_new))
+    if scale:
+        mean, spread = y.mean(0), y.std(0)
+        y, y_new = (y - mean) / spread, (y_new - mean) / spread
+    scaler = StandardScaler().fit(x.astype(np.float64))
+    ridge = RidgeCV(STRENGTHS).fit(scaler.transform(x.astype(np.float64)), y)
+    guess = ridge.predict(scaler.transform(x_new.astype(np.float64)))
+    error = np.square(y_new - guess.reshape(y_new.shape)).sum()
+    return float(1 - error / np.square(y_new - y_new.mean(0)).sum())
+
+
+def small(frames: np.ndarray) -> np.ndarray:
+    """Video frames [L, h, w, C] in gray, [L, SIDE²] float32 in 0…1."""
+    import cv2
+    gray = frames.astype(np.float32).mean(-1) / 255
+    return np.stack([cv2.resize(
+        frame, (SIDE, SIDE), interpolation=cv2.INTER_AREA).ravel()
+        for frame in gray])
+
+
+def components(frames: Sequence[np.ndarray], fitted: int,
+               ) -> list[np.ndarray]:
+    """First principal components [L, ≤ COMPONENTS] of frames [L, P] per
+    episode; the directions are those of the first `fitted` episodes."""
+    from sklearn.decomposition import PCA
+    known = np.concatenate(frames[:fitted])
+    count = min(COMPONENTS, *known.shape)
+    pca = PCA(count, svd_solver='full').fit(known)
+    return [pca.transform(rows) for rows in frames]
