@@ -31,7 +31,7 @@ from dreamerv2_base.errors import UserError
 TAR = r'\.(?:tar|tar\.gz|tgz|tar\.bz2|tar\.xz|txz)'
 SHARE = re.compile(r'(.*-\d{8}T\d{6}Z(?:-\d+)?)-(\d{3})\.zip', re.I)
 SPLIT = re.compile(r'(.*)\.z(\d{2,3})', re.I)
-CUT = re.compile(rf'(.*(?:\.zip|{TAR}))\.(\d+|[a-z][a-z])', re.I)
+CUT = re.compile(rf'(.*(?:\.zip|{TAR}))\.(\d+|(?!gz|xz)[a-z][a-z])', re.I)
 WHOLE = re.compile(rf'(.*)(?:\.zip|{TAR})', re.I)
 FOREIGN = re.compile(r'.*\.(?:7z|rar|tar\.zst)(?:\.\d+)?', re.I)
 JUNK = ('__MACOSX', '.DS_Store')
@@ -212,7 +212,8 @@ def _members(archive: Archive, stack: contextlib.ExitStack) -> list[_Member]:
     found = []
     for stream in streams:
         stack.enter_context(stream)
-        if re.search(TAR, archive.name, re.I):
+        if archive.kind in ('whole', 'cut') and re.search(
+                rf'{TAR}$', archive.name, re.I):
             tar = stack.enter_context(tarfile.open(fileobj=stream))
             found += [_Member(entry.name, entry.size, None,
                               functools.partial(tar.extractfile, entry))

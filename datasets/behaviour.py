@@ -5,8 +5,8 @@ from all episodes so far; everything in it is a pure function of the seed and
 the round's number. After each round a checkpoint is written, so a build that
 was killed goes on with the round it was in, and ends in the same files.
 
-Training stops at the policy whose episodes lie in the band of the medium
-level (spec of the baselines 6.6); that policy is frozen.
+Training stops at the policy whose episodes lie around the middle of the band
+of the medium level (spec of the baselines 6.6); that policy is frozen.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from dreamerv2_base.tf import tf
 from semopo_tf.sac import SAC
 
 SHARE = 0.5  # of a round's episodes that lie in the band of a policy there
+CENTRE = 0.5  # part of the band, in its middle, where their mean lies
 SHOWN = ('q_mean', 'alpha', 'entropy')
 
 
@@ -252,12 +253,18 @@ class Training:
 
 
 def within(returns: Sequence[float], band: Sequence[float]) -> bool:
-    """Whether a policy with these returns lies in a band: its mean does, and
-    so do at least half of its episodes."""
+    """Whether a policy with these returns is one of a band.
+
+    At least half of them are in it, and their mean is in the middle half of
+    it (6.6: "mid-band"; a policy at the edge would give the tail of its
+    returns). A band without end has no middle: the mean is above its start.
+    """
     low, high = band
     values = np.asarray(returns)
     inside = np.mean((values >= low) & (values <= high))
-    return bool(low <= values.mean() <= high and inside >= SHARE)
+    edge = (1 - CENTRE) / 2 * (high - low) if np.isfinite(high) else 0.0
+    return bool(low + edge <= values.mean() <= high - edge
+                and inside >= SHARE)
 
 
 def lies(path: Path, band: Sequence[float]) -> bool:

@@ -180,13 +180,12 @@ def _no_more(name: str, rest: Sequence[str]) -> None:
 
 def _row(entry: registry.DataSet, data: Path) -> list[str]:
     known = entry.statistics
-    here = _place(entry, data)
     return [entry.name, entry.layout, str(entry.size),
             ' or '.join(map(str, entry.episodes)) or '–',
             str(entry.rows or '–'),
             *('–' if value is None else f'{value:.1f}' for value in (
                 known.minimum, known.mean, known.maximum)),
-            str(here) if here else '']
+            'yes' if _place(entry, data) else '']
 
 
 def _place(entry: registry.DataSet, data: Path) -> Path | None:
@@ -207,7 +206,7 @@ def _everything(entry: registry.DataSet, data: Path) -> str:
         'layout': f'{entry.layout}, frames of {entry.size}x{entry.size} px, '
                   f'in {entry.folder}',
         'episodes': ' or '.join(map(str, entry.episodes)) or UNKNOWN,
-        'rows': f'{entry.rows or UNKNOWN} per episode',
+        'rows': f'{entry.rows} per episode' if entry.rows else UNKNOWN,
         'reward of a row': rewards,
         'background': entry.background or UNKNOWN,
         'returns': known or UNKNOWN, 'note': entry.note or '–',

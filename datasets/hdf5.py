@@ -80,14 +80,18 @@ def inspect(path: Path) -> Shard:
                  else _regular(rows))
         given, keys = read_words(file)
     starts = np.flatnonzero(steps == FIRST).tolist()
-    head, tail = steps[0] != FIRST, steps[-1] != LAST
-    cuts = [*([f'{path.name} begins inside an episode'] if head else []),
-            *([f'{path.name} ends inside an episode'] if tail else [])]
     edges = sorted({0, *starts, rows})
     spans = list(itertools.pairwise(edges))
+    # Our own files are cut between episodes; an episode of one row, which
+    # has no last one, looks as if it were not.
+    named = len(given) == len(spans)
+    head = steps[0] != FIRST and not named
+    tail = steps[-1] != LAST and not named
+    cuts = [*([f'{path.name} begins inside an episode'] if head else []),
+            *([f'{path.name} ends inside an episode'] if tail else [])]
     return Shard(
         path, rows, spans,
-        given if len(given) == len(spans) else [
+        given if named else [
             f'{path.name}#{number}' for number in range(len(spans))],
         keys, sorted(set(names) - set(KEYS)),
         cuts, bool(head), bool(tail))

@@ -105,7 +105,7 @@ def _background(one: Look) -> str:
 def _blue(frame: np.ndarray, band: tuple[int, int, float] | None) -> float:
     """Share of blue pixels among those that are no robot and no floor."""
     red, green, blue = np.moveaxis(frame, -1, 0)
-    seen = red - blue <= ORANGE
+    seen = ~_orange(frame)
     grey = np.abs(red - blue) < ORANGE / 2
     if band:
         seen[band[0]:band[1]] &= ~grey[band[0]:band[1]]
@@ -113,11 +113,16 @@ def _blue(frame: np.ndarray, band: tuple[int, int, float] | None) -> float:
                  if seen.any() else 0)
 
 
+def _orange(frame: np.ndarray) -> np.ndarray:
+    """Pixels of the robot and its reflection [H, W]; grass is greener."""
+    red, green, blue = np.moveaxis(frame, -1, 0)
+    return (red - blue > ORANGE) & (red > green)
+
+
 def _band(frame: np.ndarray) -> tuple[int, int, float] | None:
     """(first row, behind the last, mean brightness) of the widest floor."""
     grey = frame.mean(-1)
-    orange = frame[..., 0] - frame[..., 2] > ORANGE
-    grey = np.where(orange, np.nan, grey)
+    grey = np.where(_orange(frame), np.nan, grey)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', RuntimeWarning)  # rows of robot alone
         bright = np.nanpercentile(grey, 98, axis=1)

@@ -45,6 +45,8 @@ def run(arguments: list[str]) -> int:
     check_versions(found)
     devices = check_devices(config, found)
     check_renderer(config, found)
+    if registry.method_name(config) in registry.ONLINE:
+        config = with_updates(config)
     if registry.method_name(config) in PIXEL_METHODS:
         check_pixel_method(config, devices, found)
     else:
@@ -52,6 +54,17 @@ def run(arguments: list[str]) -> int:
         check_memory(config, weights, devices, found)
     check_disk(config, found)
     return verdict(found)
+
+
+def with_updates(config):
+    """An online configuration with its batch and number of updates where the
+    checks look for the offline ones."""
+    from semopo_tf.online import plan_of
+    updates, size = plan_of(config).updates, config.dataset.nested()
+    return config.update({
+        'offline_model_train_steps': updates, 'steps': updates,
+        **{f'offline_{phase}_dataset.{key}': value
+           for phase in ('model', 'train') for key, value in size.items()}})
 
 
 def check_versions(found: Findings) -> None:

@@ -188,7 +188,7 @@ class DreamerV2(SeMOPO):
         if not len(order):
             raise UserError(
                 f'prefill: expected an episode of at least {length} rows '
-                f'before the first update, found {len(rows)} shorter ones; '
+                f'before the first update, found none among {len(rows)}; '
                 'give a larger --prefill, or a smaller --dataset.length')
         return order
 

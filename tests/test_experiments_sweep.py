@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import os
 import signal
 import sqlite3
@@ -162,6 +163,23 @@ def test_a_living_child_of_a_dead_worker_is_waited_for(tmp_path):
     assert len(store.rows()) == 1
     # The second start found everything done: three updates in all.
     assert len(runner.read_lines(job.logdir / 'timings.jsonl')) == 3
+
+
+def test_the_command_of_a_killed_worker_is_not_repeated(tmp_path):
+    store, (job,) = ResultStore(tmp_path), make_jobs(tmp_path, ['BC'], [0])
+    job.logdir.mkdir(parents=True)
+    (job.logdir / 'slow').touch()
+    worker = multiprocessing.get_context('spawn').Process(
+        target=WORK.run, args=(job,))
+    worker.start()
+    while not (job.logdir / 'timings.jsonl').exists():
+        time.sleep(0.05)
+    worker.kill()
+    worker.join()
+    threading.Timer(1.0, (job.logdir / 'slow').unlink).start()
+    assert run([job], store)[0] == {}
+    assert starts(job) == 1
+    assert len(store.rows()) == 1
 
 
 def test_one_sweep_at_a_time(tmp_path):

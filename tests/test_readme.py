@@ -12,6 +12,8 @@ from semopo_tf import settings
 from tests.helpers import ROOT
 
 README = (ROOT / 'README.md').read_text()
+NAMES = {*run.COMMANDS, *(
+    name for names in run.MODULES.values() for name in names)}
 
 
 def commands():
@@ -29,8 +31,9 @@ def test_there_are_commands():
 
 @pytest.mark.parametrize('command', commands())
 def test_command_is_accepted(command):
-    options, rest = run.parser().parse_known_args(shlex.split(command))
-    assert options.command in run.COMMANDS
+    given = shlex.split(command)
+    options, rest = run.parser(given=given).parse_known_args(given)
+    assert options.command in NAMES
     if options.command in ('train', 'doctor', 'collect'):
         settings.resolve(rest)
     else:
@@ -38,7 +41,7 @@ def test_command_is_accepted(command):
 
 
 def test_every_command_of_run_py_is_explained():
-    for name in run.COMMANDS:
+    for name in sorted(NAMES):
         assert f'run.py {name}' in README, name
 
 

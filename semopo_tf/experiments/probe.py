@@ -16,7 +16,8 @@ from semopo_tf.experiments.fresh import FreshEpisode
 Arrays = dict[str, np.ndarray]
 
 HELD_OUT = 0.25                    # share of the episodes, the last ones
-STRENGTHS = np.logspace(0, 6, 13)  # of the penalty, tried on fitted episodes
+STRENGTHS = np.logspace(0, 6, 7)   # of the penalty, tried on fitted episodes
+FOLDS = 3                          # … of which some are left out in turn
 COMPONENTS = 8                     # of the background's frames
 SIDE = 16                          # pixels to which these are reduced
 
@@ -60,7 +61,8 @@ def linear_r2(feat: Sequence[np.ndarray], target: Sequence[np.ndarray],
 
     The first `fitted` episodes are fitted to, the others judged: 1 − Σ
     squared errors / Σ squared deviations, over all targets. The strength of
-    the penalty is chosen by leaving out rows of fitted episodes.
+    the penalty is chosen by leaving out fitted episodes in turn (at least
+    two are needed): rows of one episode are too alike for less.
 
     Args:
       feat: per episode [L, F]; target: per episode [L, D].
@@ -68,6 +70,7 @@ def linear_r2(feat: Sequence[np.ndarray], target: Sequence[np.ndarray],
         constant are left out. NaN if all are.
     """
     from sklearn.linear_model import RidgeCV
+    from sklearn.model_selection import GroupKFold
     from sklearn.preprocessing import StandardScaler
     x, y = np.concatenate(feat[:fitted]), np.concatenate(target[:fitted])
     x_new, y_new = np.concatenate(feat[fitted:]), np.concatenate(
@@ -80,8 +83,12 @@ def linear_r2(feat: Sequence[np.ndarray], target: Sequence[np.ndarray],
         mean, spread = y.mean(0), y.std(0)
         y, y_new = (y - mean) / spread, (y_new - mean) / spread
     scaler = StandardScaler().fit(x.astype(np.float64))
-    ridge = RidgeCV(STRENGTHS).fit(scaler.transform(x.astype(np.float64)), y)
-    guess = ridge.predict(scaler.transform(x_new.astype(np.float64)))
+    x, x_new = (scaler.transform(part.astype(np.float64))
+                for part in (x, x_new))
+    groups = np.repeat(np.arange(fitted), [len(one) for one in feat[:fitted]])
+    folds = GroupKFold(min(FOLDS, fitted)).split(x, groups=groups)
+    ridge = RidgeCV(STRENGTHS, cv=list(folds)).fit(x, y)
+    guess = ridge.predict(x_new)
     error = np.square(y_new - guess.reshape(y_new.shape)).sum()
     return float(1 - error / np.square(y_new - y_new.mean(0)).sum())
 

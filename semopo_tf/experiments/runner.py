@@ -14,11 +14,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from datasets import registry
 from dreamerv2_base.config import Config, load_config
@@ -118,9 +118,8 @@ class Runner:
 
     def _parts(self, job: Job) -> tuple[Row, ...]:
         job.log.parent.mkdir(parents=True, exist_ok=True)
-        if not trained(job.logdir):
-            wait_for(job.logdir / 'lock')
-            self._call(job, 'train', *job.train_flags())
+        self._call(job, 'train', *job.train_flags(),
+                   unless=lambda: trained(job.logdir))
         quantities = self._measure(job)
         rows = tuple(self._row(job, variant, quantities)
                      for variant in job.cell.variants)
@@ -133,10 +132,9 @@ class Runner:
         target = job.logdir / QUANTITIES
         if not names:
             return ''
-        if not target.exists():
-            self._call(job, 'measure', job.logdir, '--names', *names,
-                       '--out', target, '--samples',
-                       scales.SCALES[job.cell.scale].samples)
+        self._call(job, 'measure', job.logdir, '--names', *names, '--out',
+                   target, '--samples', scales.SCALES[job.cell.scale].samples,
+                   unless=target.exists)
         return str(target)
 
     def _row(self, job: Job, variant: str, quantities: str) -> Row:
@@ -156,19 +154,27 @@ class Runner:
         return [{'return': value, 'length': length} for value, length in zip(
             found['returns'], lengths, strict=True)]
 
-    def _call(self, job: Job, *arguments: Any) -> str:
-        """Run a command, its errors into the log; what it printed."""
-        if stop_file(job.out).exists():
-            raise Failed(STOPPED, again=False)
+    def _call(self, job: Job, *arguments: Any,
+              unless: Callable[[], bool] = lambda: False) -> str:
+        """Run a command, its errors into the log; what it printed.
+
+        The command of a killed worker lives on for a while, and holds the
+        job's lock: a second one beside it would do its work again.
+        """
         text = [*self.command, *map(str, arguments)]
-        with job.log.open('a') as log:
+        with (job.log.with_suffix('.lock').open('w') as lock,
+              job.log.open('a') as log):
+            hold(lock, job)
+            if unless():
+                return ''
+            wait_for(job.logdir / 'lock', job)  # training by hand
             print(f'\n{now()} $ {" ".join(text)}', file=log, flush=True)
             # A session of its own: Ctrl-C reaches the sweep alone, which
             # asks once; asked twice, a run ends without saving.
             child = subprocess.Popen(
                 text, cwd=ROOT, stdin=subprocess.DEVNULL, text=True,
                 stdout=subprocess.PIPE, stderr=log, env=environment(job),
-                start_new_session=True)
+                start_new_session=True, pass_fds=[lock.fileno()])
             printed = _ended(child, stop_file(job.out))
             if not child.returncode:  # else the error stays the last line
                 log.write(printed)
@@ -298,20 +304,25 @@ def config_hash(config: Config) -> str:
         json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
-def wait_for(lock: Path, poll: float = 2.0) -> None:
-    """Wait until no process trains in a run folder.
+def hold(lock: IO[str], job: Job, poll: float = 1.0) -> None:
+    """Lock a file as soon as no process holds it.
 
-    The process of a killed worker lives on for a while; to start a second
-    one beside it would fail, to end it would lose work.
+    Raises Failed when the sweep is to stop.
     """
-    while lock.exists():
-        with lock.open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                time.sleep(poll)
-                continue
-        return
+    while True:
+        if stop_file(job.out).exists():
+            raise Failed(STOPPED, again=False)
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(poll)
+
+
+def wait_for(path: Path, job: Job) -> None:
+    """Wait until no process trains in a run folder, as `hold` does."""
+    if path.exists():
+        with path.open() as lock:
+            hold(lock, job)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -40,19 +40,10 @@ class Stream:
 
 
 def model_of(method: Any, config) -> WorldModel:
-    """The world model of an offline method.
-
-    Raises UserError for a method without one.
-    """
-    name = registry.method_name(config)
-    if name in ('semopo', 'offline_dv2'):
-        return method.agent.world_model
-    if name == 'lompo':
+    """The world model of a SeMOPO, Offline DV2 or LOMPO."""
+    if registry.method_name(config) == 'lompo':
         return method.model
-    raise UserError(
-        f'measure: expected a run of semopo, offline_dv2 or lompo, found '
-        f'{name}, which has no latent states to measure; give another run '
-        'folder')
+    return method.agent.world_model
 
 
 def streams_of(model: WorldModel) -> list[Stream]:
@@ -171,6 +162,31 @@ def stacked(episodes: list[Mapping[str, np.ndarray]], length: int) -> Arrays:
     batch['is_first'] = np.zeros((len(episodes), length), bool)
     batch['is_first'][:, 0] = True
     return batch
+
+
+def whole_episodes(filtered: Filter,
+                   episodes: list[Mapping[str, np.ndarray]]) -> list[States]:
+    """States [L, ...] of every row of some episodes, float32, by stream.
+
+    Each is filtered from its start, as when acting.
+    """
+    longest = max(len(one['reward']) for one in episodes)
+    found = []
+    for number, episode in enumerate(episodes):
+        rows = len(episode['reward'])
+        states = filtered(stacked([episode], longest), number)
+        found.append({name: {
+            key: value[0, :rows].numpy().astype(np.float32)
+            for key, value in state.items()}
+            for name, state in states.items()})
+    return found
+
+
+def rows_of(states: list[States], index: np.ndarray) -> States:
+    """Rows `index` [n, 2] of the states of episodes, [n, ...] by stream."""
+    return {name: {
+        key: np.stack([states[e][name][key][row] for e, row in index])
+        for key in state} for name, state in states[0].items()}
 
 
 def features(rssm: EnsembleRSSM, state: Mapping[str, np.ndarray],

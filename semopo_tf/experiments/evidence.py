@@ -1,0 +1,327 @@
+"""What result rows and the files they point to hold, for tables and figures.
+
+Nothing is made up here: what is not there is counted as missing.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datasets import manifest, registry
+from dreamerv2_base.errors import UserError
+from dreamerv2_base.logger import read_rows
+from semopo_tf.experiments import grid, metrics, scales
+from semopo_tf.experiments.results import Row
+
+LEVELS = grid.LEVELS
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A metric of one run: steps and values [n], finite ones alone.
+
+    `left_out` counts the rows whose value was not finite.
+    """
+
+    steps: np.ndarray
+    values: np.ndarray
+    left_out: int = 0
+
+
+class Evidence:
+    """Rows of one scale beside the runs that were wanted.
+
+    Args:
+      rows: of one scale, each run once.
+      items: names of the tables and figures to make.
+      wanted: runs asked for; without them those of the rows' scale. A run
+        that is wanted and has no row is missing.
+      data: folders of data sets by name, of which manifests are read where
+        no run says what its data were.
+
+    Raises UserError for rows of several scales, or two of one run.
+    """
+
+    def __init__(self, rows: Sequence[Row], items: Sequence[str],
+                 wanted: Sequence[grid.Cell] | None = None,
+                 data: Mapping[str, Path] | None = None):
+        self.rows = list(rows)
+        self.items = [_item(name) for name in items]
+        self.scale = _scale(self.rows, wanted)
+        self._found = _unique(self.rows)
+        self._folders = dict(data or {})
+        if wanted is None:
+            wanted = default_wanted(self.rows, self.items, self.scale)
+        self.wanted = list(wanted)
+
+    # What was wanted.
+
+    def systems(self, item: str) -> list[str]:
+        """Systems of an item, the paper's first and in its order."""
+        used = {cell.system for cell in self.wanted if item in cell.items}
+        order = (*grid.ITEMS[item].systems, *grid.SYSTEMS)
+        return [name for name in dict.fromkeys(order) if name in used]
+
+    def sets(self, item: str) -> list[str]:
+        """Sets of an item, the paper's first and in its order."""
+        if not grid.ITEMS[item].systems:  # about data, not about runs
+            offered = dict.fromkeys(
+                [cell.set for cell in self.wanted]
+                + [row.set for row in self.rows] + list(self._folders))
+            used = set(grid.sets_of(grid.ITEMS[item], list(offered)))
+        else:
+            used = {cell.set for cell in self.wanted if item in cell.items}
+        order = (*grid.ITEMS[item].sets, *sorted(used))
+        return [name for name in dict.fromkeys(order) if name in used]
+
+    def absent(self, item: str) -> list[str]:
+        """Notes on what the paper's item has and nobody asked for."""
+        paper, notes = grid.ITEMS[item], []
+        for kind, theirs, ours in (
+                ('methods', paper.systems, self.systems(item)),
+                ('sets', paper.sets, self.sets(item))):
+            left = [name for name in theirs if name not in ours]
+            if left:
+                notes.append(f'Not part of this reproduction ({kind} of the '
+                             f'paper): {", ".join(left)}.')
+        return notes
+
+    def count(self, item: str, system: str, name: str, variant: str = '',
+              ) -> int:
+        """How many runs were wanted."""
+        return sum(cell.system == system and cell.set == name
+                   and item in cell.items and variant in cell.variants
+                   for cell in self.wanted)
+
+    # What is there.
+
+    def runs(self, system: str, name: str, variant: str = '') -> list[Row]:
+        """Rows of a system on a set, by seed."""
+        return [self._found[key] for key in sorted(self._found)
+                if key[:3] == (system, name, variant)]
+
+    def missing(self, item: str, system: str, name: str, variant: str = '',
+                ) -> int:
+        """How many of the wanted runs have no row."""
+        there = {row.seed for row in self.runs(system, name, variant)}
+        return sum(cell.system == system and cell.set == name
+                   and item in cell.items and variant in cell.variants
+                   and cell.seed not in there for cell in self.wanted)
+
+    def scores(self, item: str, systems: Sequence[str], episodes: bool,
+               ) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
+        """Normalised scores [runs, sets] of systems on the same sets.
+
+        A set joins only if every wanted run of every system is there, with
+        equally many episodes. Returns the scores, the sets that joined, and
+        a note for each that did not. Runs are seeds, or with `episodes`
+        every final episode.
+        """
+        joined, notes = [], []
+        columns: dict[str, list[np.ndarray]] = {name: [] for name in systems}
+        for name in self.sets(item):
+            problem = self._incomplete(item, systems, name)
+            if problem:
+                notes.append(f'{name} is left out: {problem}')
+                continue
+            joined.append(name)
+            scale = self.range(self.task(name))
+            for system in systems:
+                returns = np.array([
+                    row.returns for row in self.runs(system, name)])
+                values = returns.ravel() if episodes else returns.mean(1)
+                columns[system].append(scale.mean(values))
+        if not joined:
+            return {}, [], notes
+        lengths = {len(column) for column in columns[systems[0]]}
+        if len(lengths) > 1:
+            notes.append('sets differ in their number of runs or episodes')
+            return {}, [], notes
+        return ({name: np.stack(columns[name], 1) for name in systems},
+                joined, notes)
+
+    def _incomplete(self, item: str, systems: Sequence[str], name: str,
+                    ) -> str:
+        missing = sum(self.missing(item, system, name) for system in systems)
+        rows = [row for system in systems for row in self.runs(system, name)]
+        if missing or not rows:
+            return f'missing: {plural(missing, "run")}'
+        if len({len(row.returns) for row in rows}) > 1:
+            return 'its runs differ in their number of episodes'
+        if self.range(self.task(name)) is None:
+            return 'nothing is known to normalise its returns with'
+        return ''
+
+    def quantity(self, row: Row, key: str) -> np.ndarray | None:
+        """A measured array of a run, None where it was not measured.
+
+        Raises UserError for a file that cannot be read.
+        """
+        if not row.quantities or not Path(row.quantities).exists():
+            return None
+        try:
+            with np.load(row.quantities) as arrays:  # reads this key alone
+                return arrays[key] if key in arrays else None
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise UserError(
+                f'{row.quantities}: expected measured quantities, found a '
+                f'file that cannot be read ({error}); make it anew: run.py '
+                f'measure {row.logdir} --out {row.quantities}') from None
+
+    def curve(self, row: Row, phase: str, name: str) -> Curve | None:
+        """A metric of a run's records; None where there is none."""
+        points = [(line['step'], float(line[name]))
+                  for line in read_rows(Path(row.logdir) / 'metrics.jsonl')
+                  if row.logdir and line['phase'] == phase
+                  and name in line]
+        if not points:
+            return None
+        kept = [point for point in points if math.isfinite(point[1])]
+        steps, values = zip(*kept, strict=True) if kept else ((), ())
+        return Curve(np.array(steps, float), np.array(values, float),
+                     len(points) - len(kept))
+
+    # The data.
+
+    def task(self, name: str) -> str | None:
+        """The task of a set: of its rows, else as the project knows it."""
+        found = next((row.task for row in self.rows if row.set == name), None)
+        if found is None and name in registry.SETS:
+            found = registry.SETS[name].task
+        return found
+
+    @functools.cached_property
+    def data(self) -> dict[str, np.ndarray]:
+        """Returns of the episodes of every set that runs were trained on.
+
+        As the runs recorded them; else from the manifests of `data`.
+        """
+        found: dict[str, np.ndarray] = {}
+        for row in self.rows:
+            returns = _json(row.logdir, 'data.json').get('returns')
+            if row.set not in found and returns:
+                found[row.set] = np.array(returns, float)
+        for name, folder in self._folders.items():
+            known = None if name in found else manifest.load(Path(folder))
+            returns = [one['return'] for entry in (known or {}).get(
+                'files', ()) for one in entry['episodes'] if 'return' in one]
+            if returns:
+                found[name] = np.array(returns, float)
+        return found
+
+    @property
+    def mixed_data(self) -> list[str]:
+        """Sets of which the rows used more than one version."""
+        digests: dict[str, set[str]] = {}
+        for row in self.rows:
+            digests.setdefault(row.set, set()).add(row.data_digest)
+        return sorted(name for name, some in digests.items() if len(some) > 1)
+
+    def range(self, task: str | None) -> metrics.Range | None:
+        """S_min and S_max of a task (10.1).
+
+        Of the data actually used where all three sets of the task are known;
+        else the published ones; else of the sets that are there.
+        """
+        if task is None:
+            return None
+        names = [f'{task}_{level}' for level in LEVELS]
+        if all(name in self.data for name in names):
+            return _range(names, self.data, 'of the data used')
+        published = metrics.published_range(task)
+        if published is not None:
+            return published
+        names = [name for name in self.data if self.task(name) == task
+                 and not name.startswith('vd4rl_')]
+        return _range(names, self.data, 'of the data used') if names else None
+
+
+def default_wanted(rows: Sequence[Row], items: Sequence[grid.Item],
+                   scale: str) -> list[grid.Cell]:
+    """The runs that a scale asks for, and those that rows add to them."""
+    known = scales.SCALES[scale]
+    offered = list(dict.fromkeys((*known.sets, *(row.set for row in rows))))
+    used = {row.system for row in rows}
+    joined = [name for name in grid.SYSTEMS if name in used and not any(
+        name in item.systems for item in grid.ITEMS.values())]
+    systems = known.systems and (*known.systems, *sorted(
+        used - set(known.systems)))
+    seeds = max([known.seeds, *(row.seed + 1 for row in rows)])
+    return grid.cells(items, offered, seeds, scale, systems,
+                      (*(known.systems or ()), *joined))
+
+
+def missing_text(missing: int, wanted: int) -> str:
+    """`missing: 2 of 4 runs`, or nothing."""
+    if not missing:
+        return ''
+    if missing == wanted:
+        return f'missing: {plural(missing, "run")}'
+    return f'missing: {missing} of {plural(wanted, "run")}'
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f'{count} {noun}{"" if count == 1 else "s"}'
+
+
+# Pieces.
+
+
+def _item(name: str) -> grid.Item:
+    if name not in grid.ITEMS:
+        raise UserError(f'report: expected items among '
+                        f'{", ".join(grid.ITEMS)}, found {name!r}; see '
+                        'run.py reproduce --help')
+    return grid.ITEMS[name]
+
+
+def _scale(rows: Sequence[Row], wanted: Sequence[grid.Cell] | None) -> str:
+    found = {row.scale for row in rows} | {
+        cell.scale for cell in wanted or ()}
+    if len(found) > 1:
+        raise UserError(f'report: expected rows of one scale, found '
+                        f'{", ".join(sorted(found))}; choose one with '
+                        '--scale')
+    scale = next(iter(found), 'paper')
+    if scale not in scales.SCALES:
+        raise UserError(f'report: expected a scale among '
+                        f'{", ".join(scales.SCALES)}, found {scale!r}; '
+                        'choose one with --scale')
+    return scale
+
+
+def _unique(rows: Sequence[Row]) -> dict[tuple[str, str, str, int], Row]:
+    found: dict[tuple[str, str, str, int], Row] = {}
+    for row in rows:
+        key = (row.system, row.set, row.variant, row.seed)
+        if key in found:
+            raise UserError(
+                f'report: expected one row of {row.system} on {row.set}, '
+                f'seed {row.seed}, found {found[key].run} and {row.run}; '
+                'give --out of a single reproduction')
+        found[key] = row
+    return found
+
+
+def _range(names: Sequence[str], data: Mapping[str, np.ndarray], source: str,
+           ) -> metrics.Range | None:
+    values = np.concatenate([data[name] for name in names])
+    low, high = float(values.min()), float(values.max())
+    if not low < high:
+        return None
+    return metrics.Range(low, high, source)
+
+
+def _json(logdir: str, name: str) -> dict[str, Any]:
+    path = Path(logdir) / name
+    return json.loads(path.read_text()) if logdir and path.exists() else {}

@@ -1,0 +1,146 @@
+"""What all figures share: colours, names, panels that say what is missing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from semopo_tf.experiments.grid import LEVELS
+
+# One colour per system in every figure; they differ for the colour-blind, too
+# (Okabe and Ito's palette, darkened where they need an eleventh).
+COLOURS = {
+    'SeMOPO': '#0072B2', 'Offline DV2': '#D55E00', 'LOMPO': '#009E73',
+    'Se+RS': '#56B4E9', 'Se+RS+DRP': '#CC79A7', 'SeMOPO (paper)': '#004166',
+    'BC': '#E69F00', 'DrQ+BC': '#8A6BBE', 'DrQ+CQL': '#777777',
+    'InfoGating': '#A08800'}
+STREAM_COLOURS = {'endogenous': COLOURS['SeMOPO'], 'exogenous': '#E69F00',
+                  'joint': COLOURS['Offline DV2']}
+STREAM_NAMES = {'endogenous': 'SeMOPO endogenous s⁺',
+                'exogenous': 'SeMOPO exogenous s⁻',
+                'joint': 'Offline DV2 z'}
+# Names that figures 4, 5 and 10 give to runs of Table 1.
+ABLATION_NAMES = {'SeMOPO': 'Se+CS', 'Offline DV2': 'Offline DV2+RS'}
+GRAY = '#666666'
+
+_RC = {'font.size': 8, 'axes.titlesize': 8, 'axes.labelsize': 8,
+       'xtick.labelsize': 7, 'ytick.labelsize': 7, 'legend.fontsize': 8,
+       'axes.spines.top': False, 'axes.spines.right': False,
+       'axes.linewidth': 0.6, 'xtick.major.width': 0.6,
+       'ytick.major.width': 0.6, 'svg.hashsalt': 'semopo', 'figure.dpi': 100}
+
+
+@dataclass
+class Drawing:
+    """A figure and what must be said beside it."""
+
+    figure: Figure
+    notes: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Settings for drawing and saving; afterwards as they were."""
+    with matplotlib.rc_context(_RC):
+        yield
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write PNG and SVG, whole or not at all; the same bytes every time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for kind, words in (('png', {'dpi': 200, 'metadata': {'Software': None}}),
+                        ('svg', {'metadata': {'Date': None}})):
+        path = folder / f'{name}.{kind}'
+        partial = folder / f'.{name}.{kind}.partial'
+        figure.savefig(partial, format=kind, **words)
+        os.replace(partial, path)
+        written.append(path)
+    return written
+
+
+def system_name(system: str, ablation: bool = False) -> str:
+    """A system as a figure calls it."""
+    return ABLATION_NAMES.get(system, system) if ablation else system
+
+
+def task_label(task: str) -> str:
+    """`walker walk`."""
+    return task.replace('_', ' ')
+
+
+def level_label(name: str, task: str) -> str:
+    """The level of a set, or all of a name that has none."""
+    level = name.removeprefix('vd4rl_').removesuffix('_64px').removeprefix(
+        f'{task}_')
+    return level.replace('_', ' ')
+
+
+def set_label(name: str, task: str | None) -> str:
+    """`walker walk, medium replay`; V-D4RL's say so."""
+    task = task or name
+    level = level_label(name, task)
+    text = task_label(task) + (f', {level}' if level != task_label(task)
+                               else '')
+    return f'V-D4RL {text}' if name.startswith('vd4rl_') else text
+
+
+def by_task(sets: Sequence[str], tasks: Mapping[str, str | None],
+            ) -> dict[str, list[str]]:
+    """Sets grouped by task, both in their order."""
+    found: dict[str, list[str]] = {}
+    order = {level: number for number, level in enumerate(LEVELS)}
+    for name in sets:
+        prefix = 'V-D4RL ' if name.startswith('vd4rl_') else ''
+        found.setdefault(prefix + task_label(tasks[name] or name),
+                         []).append(name)
+    for names in found.values():
+        names.sort(key=lambda name: next(
+            (order[level] for level in sorted(LEVELS, key=len, reverse=True)
+             if name.removesuffix('_64px').endswith(level)), len(order)))
+    return found
+
+
+def say_missing(axes: Axes, text: str) -> None:
+    """Make a panel of nothing but the word of what is missing."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(True)
+        spine.set_color('#cccccc')
+    axes.text(0.5, 0.5, text.replace('; ', '\n'), ha='center', va='center',
+              transform=axes.transAxes, color=GRAY, fontsize=7)
+
+
+def say_partial(axes: Axes, text: str) -> None:
+    """Say in a panel that a part of its runs is missing."""
+    if text:
+        axes.text(0.98, 0.97, text, ha='right', va='top', color=GRAY,
+                  transform=axes.transAxes, fontsize=6)
+
+
+def key(figure: Figure, entries: Mapping[str, str]) -> None:
+    """Names in their colours above the panels: {name: colour}."""
+    handles = [Line2D([], [], color=colour, lw=4) for colour in
+               entries.values()]
+    legend = figure.legend(
+        handles, list(entries), loc='outside upper center', frameon=False,
+        ncol=min(len(entries), 4), handlelength=0.8, columnspacing=1.5)
+    for text, colour in zip(legend.get_texts(), entries.values(),
+                            strict=True):
+        text.set_color(colour)
+
+
+def empty(text: str, width: float = 5, height: float = 1.5) -> Figure:
+    """A figure of which everything is missing."""
+    figure = Figure((width, height), layout='constrained')
+    say_missing(figure.add_subplot(), text)
+    return figure

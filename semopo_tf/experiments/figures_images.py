@@ -1,0 +1,210 @@
+"""Figures 3 and 5: frames with their uncertainty, reconstructions.
+
+Shown are those of the first seed that every method of a set has measured on
+the same frames.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+
+from semopo_tf.experiments.evidence import Evidence, plural
+from semopo_tf.experiments.figure_style import (
+    STREAM_COLOURS,
+    STREAM_NAMES,
+    Drawing,
+    empty,
+    key,
+    say_missing,
+    set_label,
+    system_name,
+)
+from semopo_tf.experiments.paper_numbers import PaperNumbers
+from semopo_tf.experiments.results import Row
+
+STREAMS = (('SeMOPO', 'endogenous'), ('SeMOPO', 'exogenous'),
+           ('Offline DV2', 'joint'))
+SHOWN = 8  # frames of an episode in figure 5
+COLUMNS = 3  # of sets in figure 5
+
+
+# Figure 3.
+
+
+def figure3(evidence: Evidence, paper: PaperNumbers) -> Drawing:
+    """Frames of cheetah, and U of each model's transition into them."""
+    sets, asked = evidence.sets('figure3'), evidence.systems('figure3')
+    streams = [pair for pair in STREAMS if pair[0] in asked]
+    notes = ['Bars: mean disagreement of the transition into the frame above, '
+             'one scale per set. Frames are chosen by the seed alone.',
+             *evidence.absent('figure3')]
+    if not sets or not streams:
+        return Drawing(empty('missing: no run was asked for'), notes)
+    figure = Figure((7.2, 1.9 * len(sets) + 0.4), layout='constrained')
+    for part, name in zip(_parts(figure, len(sets)), sets, strict=True):
+        part.suptitle(set_label(name, evidence.task(name)), fontsize=8)
+        notes += _frames(part, evidence, name, streams)
+    key(figure, {STREAM_NAMES[stream]: STREAM_COLOURS[stream]
+                 for _, stream in streams})
+    return Drawing(figure, notes)
+
+
+def _frames(part: SubFigure, evidence: Evidence, name: str,
+            streams: Sequence[tuple[str, str]]) -> list[str]:
+    systems = list(dict.fromkeys(system for system, _ in streams))
+    rows, shown, text = same_frames(
+        evidence, 'figure3', systems, name, 'frames/index', 'frames/image')
+    if not shown:
+        say_missing(part.subplots(), text)
+        return []
+    images = evidence.quantity(rows[shown[0]], 'frames/image')
+    found = {stream: evidence.quantity(rows[system], f'frames/{stream}/u')
+             for system, stream in streams if system in shown}
+    top = max(float(values.max()) for values in found.values())
+    panels = part.subplots(2, len(images), squeeze=False,
+                           height_ratios=(1, 0.7))
+    for number, image in enumerate(images):
+        _picture(panels[0, number], image)
+        axes = panels[1, number]
+        for place, (_, stream) in enumerate(streams):
+            if stream in found:
+                axes.bar(place, found[stream][number], 0.8, lw=0,
+                         color=STREAM_COLOURS[stream])
+            else:
+                axes.text(place, 0, ' missing', rotation=90, fontsize=6,
+                          ha='center', va='bottom')
+        axes.set_ylim(0, 1.05 * top)
+        axes.set_xticks([])
+        axes.set_xlim(-0.7, len(streams) - 0.3)
+        if number:
+            axes.set_yticks([])
+        else:
+            axes.set_ylabel('U')
+    seed = rows[shown[0]].seed
+    return [f'{name}: seed {seed}' + (f'; {text}' if text else '') + '.']
+
+
+# Figure 5.
+
+
+def figure5(evidence: Evidence, paper: PaperNumbers) -> Drawing:
+    """What each method's (endogenous) stream makes of an episode."""
+    sets, systems = evidence.sets('figure5'), evidence.systems('figure5')
+    notes = ['First line: frames of the data. Two-stream methods: the '
+             'unmasked mean of the endogenous decoder from posterior states, '
+             'not mask × mean; Offline DV2: its only decoder. Everything that '
+             'moves with the background and is not the robot should be gone.',
+             *evidence.absent('figure5')]
+    if not sets or not systems:
+        return Drawing(empty('missing: no run was asked for'), notes)
+    columns = min(COLUMNS, len(sets))
+    lines = math.ceil(len(sets) / columns)
+    height = 0.36 * (len(systems) + 1) + 0.35
+    figure = Figure((0.9 + 3.2 * columns, height * lines),
+                    layout='constrained')
+    parts = _parts(figure, lines, columns, [1.25] + [1] * (columns - 1))
+    for number, part in enumerate(parts[:len(sets)]):
+        name = sets[number]
+        part.suptitle(set_label(name, evidence.task(name)), fontsize=8)
+        notes += _reconstructions(part, evidence, name, systems,
+                                  labels=number % columns == 0)
+    return Drawing(figure, notes)
+
+
+def _reconstructions(part: SubFigure, evidence: Evidence, name: str,
+                     systems: Sequence[str], labels: bool) -> list[str]:
+    rows, shown, text = same_frames(
+        evidence, 'figure5', systems, name, 'reconstruction/image',
+        'reconstruction/image')
+    if not shown:
+        say_missing(part.subplots(), text)
+        return []
+    panels = part.subplots(len(systems) + 1, 1, gridspec_kw={'hspace': 0.02})
+    truth = evidence.quantity(rows[shown[0]], 'reconstruction/image')[0]
+    times = np.linspace(0, len(truth) - 1, min(SHOWN, len(truth)))
+    times = times.round().astype(int)
+    _strip(panels[0], truth[times], 'data' if labels else '')
+    for axes, system in zip(panels[1:], systems, strict=True):
+        label = system_name(system, True) if labels else ''
+        if system in shown:
+            _strip(axes, _endogenous(evidence, rows[system])[0][times], label)
+            continue
+        say_missing(axes, f'missing: {plural(_count(evidence, system, name), "run")}')
+        axes.set_ylabel(label, rotation=0, ha='right', va='center')
+    seed = rows[shown[0]].seed
+    return [f'{name}: seed {seed}' + (f'; {text}' if text else '') + '.']
+
+
+def _count(evidence: Evidence, system: str, name: str) -> int:
+    return evidence.count('figure5', system, name)
+
+
+def _endogenous(evidence: Evidence, row: Row) -> np.ndarray:
+    found = evidence.quantity(row, 'reconstruction/endogenous')
+    if found is None:
+        found = evidence.quantity(row, 'reconstruction/model')
+    return found
+
+
+# Both.
+
+
+def same_frames(evidence: Evidence, item: str, systems: Sequence[str],
+                name: str, compared: str, needed: str,
+                ) -> tuple[dict[str, Row], list[str], str]:
+    """Runs of one seed that were measured on the same frames.
+
+    The seed with the most systems, the first of those. Returns its rows by
+    system, the systems to show, and a text on those that are missing. A
+    system measured on other frames than the first one is not shown.
+    """
+    wanted = {system: evidence.count(item, system, name)
+              for system in systems}
+    by_seed: dict[int, dict[str, Row]] = {}
+    for system in systems:
+        for row in evidence.runs(system, name):
+            if evidence.quantity(row, needed) is not None:
+                by_seed.setdefault(row.seed, {})[system] = row
+    if not by_seed:
+        return {}, [], f'missing: {plural(sum(wanted.values()), "run")}'
+    seed = min(by_seed, key=lambda seed: (-len(by_seed[seed]), seed))
+    rows = by_seed[seed]
+    first = next(system for system in systems if system in rows)
+    reference = evidence.quantity(rows[first], compared)
+    shown = [system for system in systems if system in rows
+             and np.array_equal(evidence.quantity(rows[system], compared),
+                                reference)]
+    texts = [f'{system} was measured on other frames' if system in rows
+             else f'{system} is missing'
+             for system in systems if system not in shown]
+    return rows, shown, ', '.join(texts)
+
+
+def _parts(figure: Figure, lines: int, columns: int = 1,
+           widths: Sequence[float] | None = None) -> list[SubFigure]:
+    found = figure.subfigures(lines, columns, squeeze=False,
+                              width_ratios=widths, wspace=0.02)
+    return list(found.ravel())
+
+
+def _picture(axes: Axes, image: np.ndarray) -> None:
+    axes.imshow(image, interpolation='none')
+    axes.set_axis_off()
+
+
+def _strip(axes: Axes, images: np.ndarray, label: str) -> None:
+    """Frames [T, h, w, 3] side by side, a white line between them."""
+    gap = np.full((*images.shape[1:2], 2, 3), 255, np.uint8)
+    pieces = [piece for image in images for piece in (image, gap)][:-1]
+    axes.imshow(np.concatenate(pieces, 1), interpolation='none')
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    if label:
+        axes.set_ylabel(label, rotation=0, ha='right', va='center')

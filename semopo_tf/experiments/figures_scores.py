@@ -1,0 +1,161 @@
+"""Figures 4 and 10: probability of improvement, performance profiles (10.3).
+
+Both twice: with every episode as a run, as the paper has it, and with the
+mean of each seed as a run, which alone are independent.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from semopo_tf.experiments import metrics
+from semopo_tf.experiments.evidence import Evidence, plural
+from semopo_tf.experiments.figure_style import (
+    COLOURS,
+    GRAY,
+    Drawing,
+    empty,
+    key,
+    say_missing,
+    system_name,
+)
+from semopo_tf.experiments.paper_numbers import PaperNumbers
+
+# X > Y; which pairs the paper shows is read from its text (10.3).
+PAIRS = (('SeMOPO', 'Se+RS'), ('SeMOPO', 'Se+RS+DRP'),
+         ('SeMOPO', 'Offline DV2'), ('Se+RS', 'Se+RS+DRP'),
+         ('Se+RS', 'Offline DV2'), ('Se+RS+DRP', 'Offline DV2'))
+KINDS = {True: 'every final episode a run', False: 'every seed a run'}
+THRESHOLDS = 201
+
+
+# Figure 4.
+
+
+def figure4(evidence: Evidence, paper: PaperNumbers) -> Drawing:
+    """P(X > Y) for pairs of ablations, with 95 % intervals."""
+    asked = evidence.systems('figure4')
+    pairs = [pair for pair in PAIRS if set(pair) <= set(asked)]
+    notes = [f'Mean over sets of the share of pairs of runs that X wins, with '
+             f'the 95 % percentile interval of {metrics.RESAMPLES} stratified '
+             'resamples (rliable). Episodes of one seed are not independent '
+             'runs: intervals of the left panel are too narrow to speak for '
+             'the method.', *evidence.absent('figure4')]
+    if not pairs:
+        return Drawing(empty('missing: no pair was asked for'), notes)
+    figure = Figure((7, 0.9 + 0.35 * len(pairs)), layout='constrained')
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, episodes in zip(panels, KINDS, strict=True):
+        _improvement(axes, evidence, paper, pairs, episodes, notes)
+    panels[0].set_yticks(range(len(pairs)), [
+        f'{system_name(x, True)}  >  {system_name(y, True)}'
+        for x, y in pairs])
+    panels[0].set_ylim(len(pairs) - 0.5, -0.5)
+    return Drawing(figure, list(dict.fromkeys(notes)))
+
+
+def _improvement(axes: Axes, evidence: Evidence, paper: PaperNumbers,
+                 pairs: list[tuple[str, str]], episodes: bool,
+                 notes: list[str]) -> None:
+    sizes = set()
+    for line, (x, y) in enumerate(pairs):
+        scores, joined, left = evidence.scores('figure4', [x, y], episodes)
+        notes += [f'{x} > {y}: {note}.' for note in left]
+        if not joined:
+            axes.text(0.5, line, _all_missing(evidence, 'figure4', (x, y)),
+                      ha='center', va='center', color=GRAY, fontsize=7,
+                      bbox={'facecolor': 'white', 'lw': 0, 'pad': 1})
+            continue
+        found = metrics.probability_of_improvement(scores[x], scores[y])
+        sizes.add(f'{found.runs} × {found.sets}')
+        axes.plot([found.low, found.high], [line, line], lw=3.5, alpha=0.45,
+                  color=COLOURS[x], solid_capstyle='butt')
+        axes.plot(found.value, line, 'o', ms=4, color=COLOURS[x])
+        axes.text(found.value, line - 0.17, f'{found.value:.2f}',
+                  ha='center', va='bottom', fontsize=6.5)
+        _papers(axes, paper, f'{x} > {y}', line)
+    axes.axvline(0.5, color=GRAY, lw=0.6, ls=':', zorder=0)
+    axes.set_xlim(0, 1)
+    axes.set_xlabel('P(X > Y)')
+    shapes = ', '.join(sorted(sizes))
+    axes.set_title(KINDS[episodes] + (f' ({shapes})' if shapes else ''))
+    axes.tick_params(axis='y', length=0)
+
+
+def _papers(axes: Axes, paper: PaperNumbers, pair: str, line: int) -> None:
+    """What the paper says of a pair, in gray below it."""
+    known = paper.pairs.get(pair, {})
+    if 'about' in known:
+        axes.plot(known['about'], line + 0.25, '|', color=GRAY, ms=5)
+        axes.text(known['about'] + 0.02, line + 0.25, 'paper, about',
+                  fontsize=5.5, color=GRAY, va='center')
+    if 'low' in known:
+        axes.annotate('', (1, line + 0.25), (known['low'], line + 0.25),
+                      arrowprops={'arrowstyle': '|-|,widthB=0,widthA=0.15',
+                                  'color': GRAY, 'lw': 0.7, 'shrinkA': 0,
+                                  'shrinkB': 0})
+        axes.text(known['low'] - 0.02, line + 0.25, 'paper, above',
+                  fontsize=5.5, color=GRAY, va='center', ha='right')
+
+
+# Figure 10.
+
+
+def figure10(evidence: Evidence, paper: PaperNumbers) -> Drawing:
+    """Share of normalised returns above a threshold, with 95 % bands."""
+    asked = evidence.systems('figure10')
+    notes = [f'Pointwise 95 % percentile bands of {metrics.RESAMPLES} '
+             'stratified resamples (rliable). All curves are over the same '
+             'sets.', *evidence.absent('figure10')]
+    if not asked:
+        return Drawing(empty('missing: no run was asked for'), notes)
+    systems = [name for name in asked
+               if evidence.scores('figure10', [name], False)[1]]
+    for name in asked:
+        if name not in systems:
+            notes.append(f'{name}: '
+                         f'{_all_missing(evidence, "figure10", (name,))}.')
+    figure = Figure((7, 2.8), layout='constrained')
+    for axes, episodes in zip(figure.subplots(1, 2, sharey=True), KINDS,
+                              strict=True):
+        scores, joined, left = evidence.scores(
+            'figure10', systems, episodes) if systems else ({}, [], [])
+        notes += [f'{note}.' for note in left]
+        if not joined:
+            say_missing(axes, _all_missing(evidence, 'figure10', asked))
+            axes.set_title(KINDS[episodes])
+            continue
+        _profiles(axes, scores, episodes)
+    figure.axes[0].set_ylabel('share of runs above τ')
+    entries = {system_name(name, True) + (
+        '' if name in systems else ' (missing)'): COLOURS[name]
+        for name in asked}
+    key(figure, entries)
+    return Drawing(figure, list(dict.fromkeys(notes)))
+
+
+def _profiles(axes: Axes, scores: dict[str, np.ndarray], episodes: bool,
+              ) -> None:
+    every = np.concatenate([values.ravel() for values in scores.values()])
+    thresholds = np.linspace(min(0.0, every.min()), max(1.0, every.max()),
+                             THRESHOLDS)
+    for name, found in metrics.profiles(scores, thresholds).items():
+        axes.fill_between(thresholds, found.low, found.high, lw=0,
+                          color=COLOURS[name], alpha=0.2)
+        axes.plot(thresholds, found.share, color=COLOURS[name], lw=1.4)
+    shape = next(iter(scores.values())).shape
+    axes.set_title(f'{KINDS[episodes]} ({shape[0]} × {shape[1]})')
+    axes.set_xlabel('normalised return τ')
+    axes.set_ylim(0, 1.02)
+    axes.set_xlim(thresholds[0], thresholds[-1])
+
+
+def _all_missing(evidence: Evidence, item: str, systems) -> str:
+    """Why nothing is shown: missing runs, or what keeps them out."""
+    count = sum(evidence.missing(item, system, name) for system in systems
+                for name in evidence.sets(item))
+    if count:
+        return f'missing: {plural(count, "run")}'
+    return 'missing: no set can be compared'

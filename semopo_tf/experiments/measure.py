@@ -1,0 +1,253 @@
+"""`run.py measure LOGDIR`: quantities that figures are made of, as one npz.
+
+Light: what a measurement needs is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamerv2_base.errors import UserError
+
+Arrays = dict[str, np.ndarray]
+
+# What there is, in the order in which it is measured.
+NAMES = {
+    'uncertainty': 'md and vlp of the ensemble on states of the data',
+    'frames': 'frames with the uncertainty of the transition into each',
+    'reconstruction': 'frames and what the model makes of them',
+    'entropy': 'action entropy of batches under both samplings',
+    'separation': 'the learned mask against the simulator\'s segmentation',
+    'probe': 'what a linear map reads from the features',
+}
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Register `measure`."""
+    new = subparsers.add_parser(
+        'measure', help='quantities of a trained run, for the figures',
+        allow_abbrev=False, formatter_class=argparse.RawTextHelpFormatter,
+        description='Measure a trained run and write one npz file. Flags '
+        'change keys of the\nrun, such as --offline_dir FOLDER where the data '
+        'have moved.',
+        epilog='names:\n' + '\n'.join(
+            f'  {name:15} {text}' for name, text in NAMES.items()))
+    new.add_argument('logdir', type=Path, metavar='LOGDIR')
+    new.add_argument('--names', nargs='+', required=True, choices=NAMES,
+                     metavar='NAME', help='what to measure')
+    new.add_argument('--out', type=Path, required=True, metavar='FILE.npz')
+    new.add_argument('--samples', type=int, default=1000,
+                     help='states of uncertainty and of separation')
+    new.add_argument('--seed', type=int, default=0,
+                     help='of the choice of states and all draws')
+    new.set_defaults(call=run)
+
+
+def run(options: argparse.Namespace, rest: list[str]) -> int:
+    """The command."""
+    if options.samples < 1:
+        raise UserError('--samples: expected at least 1, found '
+                        f'{options.samples}; give --samples 1000')
+    if options.out.suffix != '.npz':
+        raise UserError(f'--out: expected a name that ends in .npz, found '
+                        f'{options.out}; give --out quantities.npz')
+    trained = TrainedRun(options.logdir, rest, options.seed)
+    check(trained.config, options.names)
+    found = measure(trained, options.names, options.samples)
+    write(options.out, found)
+    print(options.out)
+    return 0
+
+
+def check(config, names: Sequence[str]) -> None:
+    """Raises UserError for a quantity that a run does not have."""
+    from semopo_tf import registry
+    method = registry.method_name(config)
+    measured = ('semopo', 'offline_dv2', 'lompo')
+    if method not in measured:
+        raise UserError(
+            f'measure: expected a run of {", ".join(measured)}, found '
+            f'{method}, which has no latent states to measure; give another '
+            'run folder')
+    if 'entropy' in names and method == 'lompo':
+        raise UserError(
+            'measure: expected a run of semopo or offline_dv2 for entropy '
+            '(the two samplings are theirs), found lompo; leave entropy out '
+            'of --names')
+    if 'separation' in names and not config.separate_wm:
+        raise UserError(
+            'measure: expected a run with two streams for separation, found '
+            'separate_wm False, which learns no mask; leave separation out '
+            'of --names')
+    simulated = config.task.startswith(('dmc_', 'dmcdrv_'))
+    if {'separation', 'probe'} & set(names) and not simulated:
+        raise UserError(
+            'measure: expected a DM Control task for separation and probe '
+            f"(the truth is the simulator's), found {config.task}; leave "
+            'them out of --names')
+
+
+class TrainedRun:
+    """A finished run: its method with the newest weights, and its data.
+
+    Everything is loaded when it is first asked for. `rest` are flags that
+    change keys of the run. Raises UserError for a folder without
+    configuration, checkpoint or data.
+    """
+
+    def __init__(self, folder: Path, rest: Sequence[str] = (),
+                 seed: int = 0):
+        from dreamerv2_base.config import parse_flags
+        from semopo_tf import commands
+        self.folder, self.seed = Path(folder), seed
+        self.config = commands.run_config(self.folder).update(
+            parse_flags(list(rest)), 'command line')
+        self._data = self._record()
+        self.position: int | None = None
+
+    def _record(self) -> dict[str, Any]:
+        path = self.folder / 'data.json'
+        if not path.exists():
+            raise UserError(
+                f'{path}: expected the record of a trained run, found none; '
+                'train first: run.py train')
+        return json.loads(path.read_text())
+
+    @functools.cached_property
+    def store(self):
+        """The episodes it was trained on."""
+        from semopo_tf import commands
+        store = commands.open_data(self.config)
+        if store.digest != self._data['digest']:
+            raise UserError(
+                f'{self.folder}: expected the data that this run was trained '
+                f'on, found other episodes in {list(self.config.offline_dir)}'
+                '; restore them or give --offline_dir FOLDER')
+        return store
+
+    @functools.cached_property
+    def model(self):
+        """The world model with the newest weights."""
+        from dreamerv2_base.checkpoint import Checkpoints
+        from semopo_tf import commands, registry
+        from semopo_tf.experiments.streams import model_of
+        commands.prepare(self.config)
+        checkpoints = Checkpoints(self.folder / 'ckpt')
+        arrays, _ = checkpoints.load()
+        method = registry.method_class(self.config)(
+            self.config, None, action_size=self._data['action_size'])
+        method.load(arrays)
+        self.position = checkpoints.positions()[-1]
+        return model_of(method, self.config)
+
+    def filter(self, purpose: str):
+        """A filter with draws of its own."""
+        from semopo_tf.experiments.streams import Filter
+        return Filter(self.model, self.seed, purpose)
+
+    @functools.cached_property
+    def fresh(self):
+        """Fresh episodes of its environment."""
+        from semopo_tf.experiments.fresh import collect_fresh
+        return collect_fresh(self.config, self.seed)
+
+    @functools.cached_property
+    def fresh_states(self) -> list[dict[str, Arrays]]:
+        """States [L, ...] of every fresh episode, by stream."""
+        from semopo_tf.experiments.streams import whole_episodes
+        return whole_episodes(
+            self.filter('fresh'), [one.arrays for one in self.fresh])
+
+
+def measure(trained: TrainedRun, names: Sequence[str], samples: int,
+            ) -> Arrays:
+    """All arrays of the quantities `names`, each once.
+
+    `measured` is a JSON record of what they were measured with.
+    """
+    found: Arrays = {}
+    for name in NAMES:
+        if name in names:
+            print(f'measuring {name}', file=sys.stderr)
+            found.update(MEASURES[name](trained, samples))
+    note = {'run': str(trained.folder), 'task': trained.config.task,
+            'seed': trained.seed, 'samples': samples,
+            'names': [name for name in NAMES if name in names],
+            'checkpoint': trained.position, 'data': trained._data['digest']}
+    return {**found, 'measured': np.array(json.dumps(note, sort_keys=True))}
+
+
+def write(path: Path, arrays: Arrays) -> None:
+    """An npz that is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f'.{path.name}.partial')
+    with partial.open('wb') as file:
+        np.savez_compressed(file, **arrays)
+    os.replace(partial, path)
+
+
+# One function per name.
+
+
+def _uncertainty(trained: TrainedRun, samples: int) -> Arrays:
+    from semopo_tf.experiments import quantities
+    return quantities.uncertainty(
+        trained.filter('uncertainty'), trained.store, samples, trained.seed)
+
+
+def _frames(trained: TrainedRun, samples: int) -> Arrays:
+    from semopo_tf.experiments import quantities
+    return quantities.frames(
+        trained.filter('frames'), trained.store, trained.seed)
+
+
+def _reconstruction(trained: TrainedRun, samples: int) -> Arrays:
+    from semopo_tf.experiments import quantities
+    return quantities.reconstruction(
+        trained.filter('reconstruction'), trained.store, trained.seed)
+
+
+def _entropy(trained: TrainedRun, samples: int) -> Arrays:
+    from semopo_tf.experiments import action_entropy
+    return action_entropy.entropy(
+        trained.config, trained.store, trained.seed)
+
+
+def _separation(trained: TrainedRun, samples: int) -> Arrays:
+    from semopo_tf.experiments import quantities, separation
+    from semopo_tf.experiments.streams import EARLIEST, rows_of
+    filtered = trained.filter('fresh')
+    index = separation.choose_rows(
+        [len(one) for one in trained.fresh], samples, EARLIEST, trained.seed)
+    shown = quantities.decoded(
+        filtered, rows_of(trained.fresh_states, index))
+    return separation.separation(trained.fresh, index, shown['mask'])
+
+
+def _probe(trained: TrainedRun, samples: int) -> Arrays:
+    from semopo_tf.experiments import probe
+    from semopo_tf.experiments.streams import (
+        EARLIEST,
+        features,
+        streams_of,
+    )
+    feat = {stream.name: [features(stream.rssm, states[stream.name])
+                          for states in trained.fresh_states]
+            for stream in streams_of(trained.model)}
+    return probe.probe(trained.fresh, feat, EARLIEST,
+                       'cartpole' in trained.config.task)
+
+
+MEASURES: dict[str, Callable[[TrainedRun, int], Arrays]] = {
+    'uncertainty': _uncertainty, 'frames': _frames,
+    'reconstruction': _reconstruction, 'entropy': _entropy,
+    'separation': _separation, 'probe': _probe}

@@ -1,0 +1,169 @@
+"""What a table is made of, and how it is written: Markdown, LaTeX, HTML.
+
+Cells are texts with Unicode signs (−, ±, ×, –); each format writes them its
+own way.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+NONE = '–'
+
+
+@dataclass(frozen=True)
+class Value:
+    """The text of a cell and the ids of the runs that it rests on."""
+
+    text: str
+    runs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Block:
+    """A caption, column heads and lines of values."""
+
+    caption: str
+    header: tuple[str, ...]
+    lines: tuple[tuple[Value, ...], ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the paper: blocks, then notes."""
+
+    name: str
+    title: str
+    blocks: tuple[Block, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def heading(self) -> str:
+        """`Table 1. Normalised returns …`"""
+        return f'Table {self.name.removeprefix("table")}. {self.title}'
+
+
+# Numbers.
+
+
+def fixed(value: float, digits: int) -> str:
+    """A number with so many digits; never −0."""
+    text = f'{value:.{digits}f}'
+    if float(text) == 0:
+        text = text.removeprefix('-')
+    return text.replace('-', '−')
+
+
+def signed(value: float, digits: int) -> str:
+    """As `fixed`, with + above zero."""
+    text = fixed(value, digits)
+    return text if text.startswith('−') or float(text) == 0 else f'+{text}'
+
+
+# Formats.
+
+
+def markdown(table: Table) -> str:
+    """GitHub's Markdown."""
+    parts = [f'# {table.heading}\n']
+    for block in table.blocks:
+        lines = [_bars(block.header),
+                 _bars(['---'] * _texts(block) + ['---:'] * (
+                     len(block.header) - _texts(block)))]
+        lines += [_bars([value.text for value in line])
+                  for line in block.lines]
+        parts.append(f'**{block.caption}**\n\n' + '\n'.join(lines) + '\n')
+    parts += [f'* {note}' for note in table.notes]
+    return '\n'.join(parts) + '\n'
+
+
+def latex(table: Table) -> str:
+    r"""Tabulars for \input; the preamble needs booktabs alone."""
+    parts = [f'% {_tex(table.heading)}; needs \\usepackage{{booktabs}}']
+    for block in table.blocks:
+        texts = _texts(block)
+        columns = 'l' * texts + 'r' * (len(block.header) - texts)
+        lines = [_ampersands(block.header)]
+        lines += [_ampersands([value.text for value in line])
+                  for line in block.lines]
+        lines.insert(1, '\\midrule')
+        parts += [f'% {_tex(block.caption)}',
+                  f'\\begin{{tabular}}{{{columns}}}', '\\toprule', *lines,
+                  '\\bottomrule', '\\end{tabular}', '']
+    parts += [f'% {_tex(note)}' for note in table.notes]
+    return '\n'.join(parts) + '\n'
+
+
+def html_fragment(table: Table, anchor: str = '') -> str:
+    """A section for a page; a cell's title names the runs behind it.
+
+    The first block is open, the others unfold.
+    """
+    parts = [f'<section id="{html.escape(anchor or table.name)}">'
+             f'<h2>{html.escape(table.heading)}</h2>']
+    for number, block in enumerate(table.blocks):
+        body = _html_block(block)
+        caption = html.escape(block.caption)
+        parts.append(
+            f'<p>{caption}</p>{body}' if number == 0 else
+            f'<details open><summary>{caption}</summary>{body}</details>')
+    if table.notes:
+        parts.append('<ul class="notes">' + ''.join(
+            f'<li>{html.escape(note)}</li>' for note in table.notes)
+            + '</ul>')
+    return ''.join(parts) + '</section>'
+
+
+# Pieces.
+
+
+def _html_block(block: Block) -> str:
+    texts = _texts(block)
+
+    def cell(tag: str, number: int, text: str, title: str = '') -> str:
+        kind = '' if number < texts else ' class="number"'
+        if 'missing' in text:
+            kind = ' class="missing"'
+        title = f' title="{html.escape(title)}"' if title else ''
+        return f'<{tag}{kind}{title}>{html.escape(text)}</{tag}>'
+
+    head = ''.join(cell('th', number, text)
+                   for number, text in enumerate(block.header))
+    lines = ''.join('<tr>' + ''.join(
+        cell('td', number, value.text, ', '.join(value.runs))
+        for number, value in enumerate(line)) + '</tr>'
+        for line in block.lines)
+    return ('<div class="wide"><table><thead><tr>' + head
+            + f'</tr></thead><tbody>{lines}</tbody></table></div>')
+
+
+def _texts(block: Block) -> int:
+    """How many columns at the left are words, not numbers."""
+    words = ('set', 'method', 'task', 'runs are', '')
+    count = 0
+    for head in block.header:
+        if head not in words:
+            break
+        count += 1
+    return max(count, 1)
+
+
+def _bars(cells: Sequence[str]) -> str:
+    return '| ' + ' | '.join(
+        cell.replace('|', '\\|') for cell in cells) + ' |'
+
+
+_TEX = {'\\': r'\textbackslash{}', '_': r'\_', '%': r'\%', '&': r'\&',
+        '#': r'\#', '$': r'\$', '{': r'\{', '}': r'\}', '~': r'\~{}',
+        '^': r'\^{}', '−': '$-$', '±': r'$\pm$', '×': r'$\times$',
+        '–': '--', '>': '$>$', '<': '$<$', '|': '$|$', '’': "'", '…': '...'}
+
+
+def _tex(text: str) -> str:
+    return ''.join(_TEX.get(letter, letter) for letter in text)
+
+
+def _ampersands(cells: Sequence[str]) -> str:
+    return ' & '.join(_tex(cell) for cell in cells) + ' \\\\'

@@ -1,0 +1,388 @@
+"""Tables 1-5: our numbers beside the paper's.
+
+Every number is computed from result rows (Table 3: from the runs' data), each
+cell names the runs it rests on, and a run that is missing is said to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from datasets import table3
+from datasets.registry import SETS
+from semopo_tf.experiments import grid, metrics
+from semopo_tf.experiments.evidence import Evidence, missing_text
+from semopo_tf.experiments.paper_numbers import (
+    NOTES,
+    UNKNOWN,
+    Number,
+    PaperNumbers,
+)
+from semopo_tf.experiments.results import Row
+from semopo_tf.experiments.table_formats import (
+    NONE,
+    Block,
+    Table,
+    Value,
+    fixed,
+    signed,
+)
+
+STD = {False: 'population (divided by the number of seeds)',
+       True: 'sample (divided by the number of seeds − 1)'}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How numbers are made and shown.
+
+    Attributes:
+      published: also show Table 1 as the paper computed it (10.1).
+      sample: divide squared deviations by seeds − 1, not seeds.
+    """
+
+    published: bool = False
+    sample: bool = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a system got on a set, beside what the paper says.
+
+    `ours` and `style` (Table 1 as the paper computed it) are UNKNOWN without
+    rows; `raw` is the summary behind them. `remarks`: letters of NOTES.
+    """
+
+    ours: Number = UNKNOWN
+    style: Number = UNKNOWN
+    raw: metrics.Summary | None = None
+    runs: tuple[str, ...] = ()
+    missing: str = ''
+    printed: Number = UNKNOWN
+    corrected: Number = UNKNOWN
+    remarks: tuple[str, ...] = field(default=())
+
+
+def make(name: str, evidence: Evidence, paper: PaperNumbers,
+         style: Style = Style()) -> Table:
+    """A table by its name, 'table1' … 'table5'."""
+    return MAKERS[name](evidence, paper, style)
+
+
+# One function per table.
+
+
+def table1(evidence: Evidence, paper: PaperNumbers, style: Style) -> Table:
+    """Normalised returns (10.1)."""
+    entries = {key: _normalised(evidence, paper, style, *key)
+               for key in _keys('table1', evidence)}
+    blocks = [_paper_layout('Ours, normalised', 'table1', evidence, entries,
+                            2),
+              _against_paper(entries, 2, style.published),
+              _aggregates(evidence), _constants(evidence)]
+    letters = sorted({mark for entry in entries.values()
+                      for mark in entry.remarks})
+    notes = [f'({letter}) {NOTES[letter]}' for letter in letters]
+    if style.published:
+        notes.append('Published style: S_min = 10.3 for Car Racing and the '
+                     "standard deviations' map of notes (a) and (b), with the "
+                     'published S_min and S_max throughout.')
+    notes.append('Corrected: by the right formula from Table 5 where that is '
+                 "known here; else the printed mean with Car Racing's S_min "
+                 'put right. The difference is ours − corrected.')
+    return _table('table1', blocks, evidence, style, notes, paper)
+
+
+def table2(evidence: Evidence, paper: PaperNumbers, style: Style) -> Table:
+    """Raw returns behind grayscale and colour videos."""
+    entries = {key: _raw('table2', evidence, paper, style, *key)
+               for key in _keys('table2', evidence)}
+    blocks = [_paper_layout('Ours, raw returns', 'table2', evidence, entries,
+                            1),
+              _against_paper(entries, 1), _change(evidence)]
+    return _table('table2', blocks, evidence, style, [], paper)
+
+
+def table3_of(evidence: Evidence, paper: PaperNumbers, style: Style) -> Table:
+    """Returns of the episodes that runs were trained on."""
+    header = ('set', '', 'episodes', 'mean', 'std', 'min', '25 %', 'median',
+              '75 %', 'max')
+    lines: list[tuple[Value, ...]] = []
+    for name in evidence.sets('table3'):
+        lines += _data_lines(evidence, name)
+    notes = ['Standard deviations over episodes are population; quartiles '
+             'are interpolated linearly.',
+             'Of the paper’s numbers those are shown that this project knows '
+             '(datasets/table3.py).']
+    return _table('table3', [Block('Returns of the data', header,
+                                   tuple(lines))], evidence, None, notes,
+                  None)
+
+
+def table4(evidence: Evidence, paper: PaperNumbers, style: Style) -> Table:
+    """Raw returns on V-D4RL."""
+    return _raw_table('table4', evidence, paper, style)
+
+
+def table5(evidence: Evidence, paper: PaperNumbers, style: Style) -> Table:
+    """Raw returns on LQV-D4RL."""
+    return _raw_table('table5', evidence, paper, style)
+
+
+MAKERS: dict[str, Callable[[Evidence, PaperNumbers, Style], Table]] = {
+    'table1': table1, 'table2': table2, 'table3': table3_of,
+    'table4': table4, 'table5': table5}
+
+
+# Entries.
+
+Key = tuple[str, str, str]  # set, system, variant
+
+
+def _keys(table: str, evidence: Evidence) -> list[Key]:
+    return [(name, system, variant) for name in evidence.sets(table)
+            for variant in grid.ITEMS[table].variants
+            for system in evidence.systems(table)]
+
+
+def _raw(table: str, evidence: Evidence, paper: PaperNumbers, style: Style,
+         name: str, system: str, variant: str) -> Entry:
+    rows = evidence.runs(system, name, variant)
+    missing = missing_text(
+        evidence.missing(table, system, name, variant),
+        evidence.count(table, system, name, variant))
+    printed = paper.cell(table, name, system, variant)
+    if not rows:
+        return Entry(missing=missing or 'not asked for', printed=printed)
+    raw = metrics.summarise([row.returns for row in rows], style.sample)
+    return Entry(Number(raw.mean, raw.std), UNKNOWN, raw,
+                 tuple(row.run for row in rows), missing, printed, printed)
+
+
+def _normalised(evidence: Evidence, paper: PaperNumbers, style: Style,
+                name: str, system: str, variant: str) -> Entry:
+    entry = _raw('table1', evidence, paper, style, name, system, variant)
+    task = evidence.task(name)
+    scale = evidence.range(task)
+    ours = published = UNKNOWN
+    missing = entry.missing
+    if entry.raw is not None and scale is None:
+        missing = 'nothing is known to normalise with'
+    elif entry.raw is not None:
+        mean, std = entry.raw.mean, entry.raw.std
+        ours = Number(scale.mean(mean),
+                      None if std is None else scale.std(std))
+        published = Number(*metrics.published_style(task, system, mean, std)
+                           or (None, None))
+    return Entry(ours, published, entry.raw, entry.runs, missing,
+                 entry.printed, paper.corrected_table1(name, system),
+                 tuple(paper.remarks(name, system)))
+
+
+# Blocks.
+
+
+def _raw_table(name: str, evidence: Evidence, paper: PaperNumbers,
+               style: Style) -> Table:
+    entries = {key: _raw(name, evidence, paper, style, *key)
+               for key in _keys(name, evidence)}
+    return _table(name, [
+        _paper_layout('Ours, raw returns', name, evidence, entries, 1),
+        _against_paper(entries, 1)], evidence, style, [], paper)
+
+
+def _paper_layout(caption: str, table: str, evidence: Evidence,
+                  entries: dict[Key, Entry], digits: int) -> Block:
+    """A line per set (and variant), a column per system."""
+    systems = evidence.systems(table)
+    variants = grid.ITEMS[table].variants
+    lines = []
+    for name in evidence.sets(table):
+        for variant in variants:
+            cells = [entries[name, system, variant] for system in systems]
+            lines.append((Value(_label(name, variant, len(variants) > 1)),
+                          *(_ours(entry, digits) for entry in cells)))
+    return Block(caption, ('set', *systems), tuple(lines))
+
+
+def _against_paper(entries: dict[Key, Entry], digits: int,
+                   published: bool = False) -> Block:
+    """A line per cell: ours, n, the paper's, corrected, the difference."""
+    corrected = any(entry.remarks or entry.corrected != entry.printed
+                    for entry in entries.values())
+    several = len({variant for _, _, variant in entries}) > 1
+    header = ['set', 'method', 'ours', 'n', 'paper']
+    header += ['corrected'] if corrected else []
+    header += ['difference']
+    header += ['published style', 'its difference'] if published else []
+    lines = []
+    for (name, system, variant), entry in entries.items():
+        marks = ''.join(f' ({mark})' for mark in entry.remarks)
+        right = entry.corrected if corrected else entry.printed
+        line = [Value(_label(name, variant, several)), Value(system),
+                _ours(entry, digits),
+                Value(entry.raw.count if entry.raw else NONE, entry.runs),
+                Value(show(entry.printed, digits) + marks)]
+        line += [Value(show(right, digits))] if corrected else []
+        line += [Value(_difference(entry.ours, right, digits), entry.runs)]
+        if published:
+            line += [Value(show(entry.style, digits), entry.runs),
+                     Value(_difference(entry.style, entry.printed, digits),
+                           entry.runs)]
+        lines.append(tuple(line))
+    return Block('Beside the paper', tuple(header), tuple(lines))
+
+
+def _aggregates(evidence: Evidence) -> Block:
+    """Interquartile mean over all sets, with its interval (10.3)."""
+    lines = []
+    for system in evidence.systems('table1'):
+        for episodes in (False, True):
+            scores, joined, notes = evidence.scores(
+                'table1', [system], episodes)
+            if not joined:
+                cells = [Value('missing: no set is complete')] + [
+                    Value(NONE)] * 2
+                used: tuple[str, ...] = ()
+            else:
+                found = metrics.iqm(scores[system])
+                used = tuple(row.run for name in joined
+                             for row in evidence.runs(system, name))
+                cells = [Value(f'{fixed(found.value, 2)} '
+                               f'[{fixed(found.low, 2)}, '
+                               f'{fixed(found.high, 2)}]', used),
+                         Value(fixed(scores[system].mean(), 2), used),
+                         Value(f'{found.runs}×{found.sets}', used)]
+            lines.append((Value(system), Value(
+                'episodes' if episodes else 'seeds'), *cells, Value(
+                f'{len(notes)} left out' if notes else 'all')))
+    return Block('All sets together: interquartile mean and 95 % interval '
+                 'of a stratified bootstrap', (
+                     'method', 'runs are', 'IQM', 'mean', 'n', 'sets'),
+                 tuple(lines))
+
+
+def _constants(evidence: Evidence) -> Block:
+    """S_min and S_max that normalise, and the published ones."""
+    lines = []
+    for task in dict.fromkeys(
+            evidence.task(name) for name in evidence.sets('table1')):
+        used = evidence.range(task)
+        theirs = metrics.published_range(task) if task else None
+        lines.append((Value(task or NONE), *(
+            Value(NONE if scale is None else
+                  f'{fixed(scale.low, 1)} to {fixed(scale.high, 1)}')
+            for scale in (used, theirs)), Value(used.source if used else
+                                                NONE)))
+    return Block('S_min to S_max', ('task', 'used', 'published', 'source'),
+                 tuple(lines))
+
+
+def _change(evidence: Evidence) -> Block:
+    """What a colour video does to the same trained policies."""
+    lines = []
+    for name in evidence.sets('table2'):
+        for system in evidence.systems('table2'):
+            gray = {row.seed: row for row in evidence.runs(system, name)}
+            colour = {row.seed: row for row in evidence.runs(
+                system, name, grid.COLOUR)}
+            both = sorted(gray.keys() & colour.keys())
+            rows = [some[seed] for seed in both for some in (gray, colour)]
+            text = NONE
+            if both:
+                text = signed(float(np.mean([
+                    np.mean(colour[seed].returns)
+                    - np.mean(gray[seed].returns) for seed in both])), 1)
+            lines.append((Value(name), Value(system), Value(
+                text, tuple(row.run for row in rows)), Value(
+                str(len(both)))))
+    return Block('Colour − grayscale, same policies', (
+        'set', 'method', 'change', 'seeds'), tuple(lines))
+
+
+def _data_lines(evidence: Evidence, name: str) -> list[tuple[Value, ...]]:
+    """Ours, the paper's and the difference, for one set."""
+    order = ('mean', 'std', 'minimum', 'quartile1', 'median', 'quartile3',
+             'maximum')
+    returns = evidence.data.get(name)
+    runs = tuple(row.run for row in evidence.rows if row.set == name)
+    mine = table3.statistics(returns) if returns is not None else None
+    first = [Value(name), Value('ours')]
+    if mine is None:
+        first += [Value('missing'), *[Value(NONE)] * len(order)]
+    else:
+        first += [Value(str(len(returns)), runs), *(
+            Value(fixed(getattr(mine, key), 1), runs) for key in order)]
+    entry = SETS.get(name)
+    theirs = entry.statistics if entry else table3.Statistics()
+    known = theirs.known()
+    if not known:
+        return [tuple(first)]
+    count = '/'.join(map(str, entry.episodes)) if entry else NONE
+    second = [Value(''), Value('paper'), Value(count or NONE), *(
+        Value(fixed(known[key], 1) if key in known else NONE)
+        for key in order)]
+    if mine is None:
+        return [tuple(first), tuple(second)]
+    third = [Value(''), Value('difference'), Value(''), *(
+        Value(signed(getattr(mine, key) - known[key], 1)
+              if key in known else NONE, runs) for key in order)]
+    return [tuple(first), tuple(second), tuple(third)]
+
+
+def _table(name: str, blocks: Sequence[Block], evidence: Evidence,
+           style: Style | None, notes: Sequence[str],
+           paper: PaperNumbers | None) -> Table:
+    """Put a table together with the notes that all of them need."""
+    found = list(notes)
+    if style is not None:
+        found.insert(0, 'Mean ± standard deviation over seeds of the final '
+                     f"policy's mean return; {STD[style.sample]}. n: seeds × "
+                     'episodes.')
+    if paper is not None:
+        found.append(f"The paper's numbers: {paper.label}. {NONE}: not known "
+                     'or not there.')
+    found += evidence.absent(name)
+    found += [f'The runs on {name} used several versions of the data.'
+              for name in evidence.mixed_data]
+    return Table(name, grid.ITEMS[name].title, tuple(blocks), tuple(found))
+
+
+# Text.
+
+
+def show(number: Number, digits: int) -> str:
+    """`0.75 ± 0.03`, with – for what is not known."""
+    if not number:
+        return NONE
+    return ' ± '.join(NONE if value is None else fixed(value, digits)
+                      for value in (number.mean, number.std))
+
+
+def _ours(entry: Entry, digits: int) -> Value:
+    text = show(entry.ours, digits) if entry.ours else ''
+    if entry.missing:
+        text = f'{text} ({entry.missing})' if text else entry.missing
+    return Value(text, entry.runs)
+
+
+def _difference(ours: Number, theirs: Number, digits: int) -> str:
+    if ours.mean is None or theirs.mean is None:
+        return NONE
+    return signed(ours.mean - theirs.mean, digits)
+
+
+def _label(name: str, variant: str, several: bool) -> str:
+    if not several:
+        return name
+    return f'{name}, {variant or "grayscale"}'
+
+
+def rows_behind(table: Table, rows: Sequence[Row]) -> list[Row]:
+    """The rows that a table's numbers rest on."""
+    used = {run for block in table.blocks for line in block.lines
+            for value in line for run in value.runs}
+    return [row for row in rows if row.run in used]
