@@ -81,8 +81,9 @@ def judge(looks: Sequence[Look], task: str) -> dict[str, str]:
     kinds = [_background(one) for one in looks]
     background = kinds[0] if len(set(kinds)) == 1 else 'mixed'
     if not task.startswith(FLOOR_TASKS):
-        return {'background': background,
-                'floor': 'not told (both scenes have the same floor)'}
+        why = ('both scenes have the same' if task.startswith('humanoid')
+               else 'known for walker, cheetah and hopper alone')
+        return {'background': background, 'floor': f'not told ({why})'}
     if background == 'plain':
         return {'background': background, 'floor': 'plain floor'}
     share = float(np.mean([one.band for one in looks]))

@@ -11,19 +11,22 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import json
 import sys
 from pathlib import Path
 
 import numpy as np
 
+from datasets import facts, manifest
 from dreamerv2_base.envs.rollout import Rollout
 from dreamerv2_base.episodes import write_episode
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import progress
 from semopo_tf.controllers import POLICIES
-from semopo_tf.environments import env_spec_from, make_env
+from semopo_tf.environments import describe_env, env_spec_from, make_env
 
 DEFAULT = 'sinusoids'
+BLIND = (DEFAULT, 'uniform')  # policies that read no observation
 
 
 def collect(config) -> Path:
@@ -50,7 +53,7 @@ def collect(config) -> Path:
             'empty it')
     # The simulator's state is kept where a policy reads it.
     spec = dataclasses.replace(
-        env_spec_from(config), state_key=config.collect_policy != DEFAULT)
+        env_spec_from(config), state_key=config.collect_policy not in BLIND)
     factory = functools.partial(make_env, spec)
     bar = progress(total, 0, 'episodes')
     with Rollout(factory, wave, config.eval_workers) as rollout:
@@ -60,7 +63,27 @@ def collect(config) -> Path:
                 _one_wave(config, rollout, folder, first, names)
             bar.update(len(names))
     bar.close()
+    _record(config, folder)
     return folder
+
+
+def _record(config, folder: Path) -> None:
+    """Write the folder's manifest: what was collected, and with what."""
+    recipe = {
+        'policy': config.collect_policy, 'task': config.task,
+        'environment': describe_env(config.task), 'seed': config.seed,
+        **{key: config[key] for key in (
+            'action_repeat', 'time_limit', 'render_size', 'eval_envs')}}
+    if config.task.startswith('dmcdrv_'):
+        recipe |= {key: config[key] for key in (
+            'video_dir', 'background_grayscale', 'scene')}
+    files = sorted(folder.glob('*.npz'))
+    known = manifest.load(folder) or {}
+    names = [entry['name'] for entry in known.get('files', [])]
+    # Through JSON, which knows no tuples.
+    recipe = json.loads(json.dumps(recipe))
+    if known.get('recipe') != recipe or names != [one.name for one in files]:
+        manifest.write(folder, list(facts.scan(files)), recipe=recipe)
 
 
 def _one_wave(config, rollout: Rollout, folder: Path, first: int,

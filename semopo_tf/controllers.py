@@ -48,6 +48,18 @@ class Sinusoids:
         return 0, amplitude, frequency, phase
 
 
+class Uniform:
+    """Every action drawn anew, uniformly from [-1, 1]^A."""
+
+    def __init__(self, rng: np.random.Generator, action_size: int):
+        self._rng, self._size = rng, action_size
+
+    def __call__(self, observation: Observations, state: Any,
+                 ) -> tuple[np.ndarray, Any]:
+        shape = (len(observation['is_first']), self._size)
+        return self._rng.uniform(-1, 1, shape).astype(np.float32), state
+
+
 class CartpoleSwingup:
     """Swings the pole of DM Control's cartpole up and holds it there.
 
@@ -124,6 +136,7 @@ class CartpoleMixed:
 
 POLICIES: dict[str, Callable[[np.random.Generator, int], Any]] = {
     'sinusoids': Sinusoids,
+    'uniform': Uniform,
     'cartpole': CartpoleSwingup,
     'cartpole_mixed': CartpoleMixed,
 }

@@ -5,7 +5,10 @@ Never imports TensorFlow: environments live in child processes.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -55,7 +58,7 @@ def make_env(spec: EnvSpec) -> Any:
     if spec.task.startswith('state_'):
         from semopo_tf.baselines.mopo_data import make_state_env
         return make_state_env(spec)
-    if spec.task.removeprefix('gym_') in ('car_racing', 'carracing'):
+    if is_car_racing(spec.task):
         from dreamerv2_base.envs.car_racing import CarRacing
         return CarRacing(spec.size, spec.action_repeat, spec.time_limit)
     suite, _, task = spec.task.partition('_')
@@ -71,6 +74,28 @@ def make_env(spec: EnvSpec) -> Any:
         spec.video_dir, spec.size, spec.grayscale, spec.background_seed,
         spec.video_frames)
     return env if frames is None else Distracted(env, frames)
+
+
+def describe_env(task: str) -> dict[str, str | None]:
+    """What simulates a task, with its version, for the records of data."""
+    if is_car_racing(task):
+        from dreamerv2_base.envs import car_racing
+        return {'id': car_racing.ID, **_versions(car_racing.PACKAGES)}
+    return {'id': f'dm_control {task.partition("_")[2]}',
+            **_versions(('dm-control', 'mujoco'))}
+
+
+def is_car_racing(task: str) -> bool:
+    """Whether a task is Gym's Car Racing."""
+    return task.removeprefix('gym_') in ('car_racing', 'carracing')
+
+
+def _versions(packages: Sequence[str]) -> dict[str, str | None]:
+    found: dict[str, str | None] = dict.fromkeys(packages)
+    for name in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 class Distracted:

@@ -6,7 +6,6 @@ import dataclasses
 import multiprocessing
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -201,56 +200,3 @@ def test_results_command(tmp_path, capsys):
     commands.show_results(*parse_command(
         'results', str(tmp_path), '--csv', str(target)))
     assert len(target.read_text().splitlines()) == 5
-
-
-@pytest.fixture(scope='module')
-def ray_home(tmp_path_factory):
-    """Ray leaves a token at home, once per process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv('HOME', str(tmp_path_factory.mktemp('home')))
-        yield
-
-
-def ray_pool(slots=2, address='local'):
-    pytest.importorskip('ray')
-    from semopo_tf.experiments.ray_sweep import RayPool
-    return RayPool(address, slots, work=WORK)
-
-
-@pytest.mark.slow
-def test_ray_gives_the_rows_of_a_serial_sweep(tmp_path, ray_home):
-    jobs = {name: make_jobs(tmp_path / name) for name in ('ray', 'serial')}
-    stores = {name: ResultStore(tmp_path / name) for name in jobs}
-    run(jobs['serial'], stores['serial'], slots=1)
-    run(jobs['ray'], stores['ray'], pool=ray_pool())
-    assert numbers(stores['ray']) == numbers(stores['serial'])
-
-
-@pytest.mark.slow
-def test_a_killed_ray_worker_loses_nothing(tmp_path, ray_home):
-    store, jobs = ResultStore(tmp_path), make_jobs(tmp_path)
-    victim = jobs[0].logdir
-    victim.mkdir(parents=True)
-    (victim / 'slow').touch()
-
-    def kill():
-        while not (victim / 'starts').exists():
-            time.sleep(0.1)
-        import psutil
-        child = next(process for process in psutil.process_iter(['cmdline'])
-                     if 'train' in (process.info['cmdline'] or [])
-                     and str(victim) in process.info['cmdline'])
-        child.parent().kill()
-        time.sleep(1)
-        (victim / 'slow').unlink()
-
-    threading.Thread(target=kill, daemon=True).start()
-    failed, seen = run(jobs, store, pool=ray_pool())
-    assert not failed
-    assert any(kind == 'again' and 'lost' in text for kind, _, text in seen)
-    assert len(store.rows()) == 4
-    assert len(runner.read_lines(victim / 'timings.jsonl')) == 3
-    with sqlite3.connect(store.path) as database:
-        assert database.execute(
-            'SELECT COUNT(*) FROM attempts WHERE outcome="done"'
-        ).fetchone() == (4,)

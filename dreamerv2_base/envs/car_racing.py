@@ -19,6 +19,9 @@ from dreamerv2_base.errors import UserError
 
 Observation = dict[str, Any]
 
+ID = 'CarRacing-v2'
+PACKAGES = ('gym', 'box2d', 'pygame-ce')
+
 
 class CarRacing:
     """Steering, gas and brake; 3 actions in [-1, 1].
@@ -81,7 +84,7 @@ def _load() -> Any:
         with contextlib.redirect_stderr(io.StringIO()):
             import gym
         # The checker trips over NumPy 2 and costs time.
-        return gym.make('CarRacing-v2', disable_env_checker=True)
+        return gym.make(ID, disable_env_checker=True)
     except (ImportError, AttributeError) as error:
         raise _missing(error) from None
     except Exception as error:

@@ -134,14 +134,20 @@ def _reconstructions(part: SubFigure, evidence: Evidence, name: str,
         if system in shown:
             _strip(axes, _endogenous(evidence, rows[system])[0][times], label)
             continue
-        say_missing(axes, f'missing: {plural(_count(evidence, system, name), "run")}')
+        say_missing(axes, _why(evidence, system, name))
         axes.set_ylabel(label, rotation=0, ha='right', va='center')
     seed = rows[shown[0]].seed
     return [f'{name}: seed {seed}' + (f'; {text}' if text else '') + '.']
 
 
-def _count(evidence: Evidence, system: str, name: str) -> int:
-    return evidence.count('figure5', system, name)
+def _why(evidence: Evidence, system: str, name: str) -> str:
+    """Why a system has no line."""
+    measured = [row for row in evidence.runs(system, name) if
+                evidence.quantity(row, 'reconstruction/image') is not None]
+    if measured:
+        return 'missing: not measured on these frames'
+    wanted = evidence.count('figure5', system, name)
+    return f'missing: {plural(wanted, "run")}'
 
 
 def _endogenous(evidence: Evidence, row: Row) -> np.ndarray:

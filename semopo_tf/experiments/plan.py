@@ -33,8 +33,9 @@ DRQ_SECONDS = {'BC': 1.2, 'DrQ+BC': 1.7, 'DrQ+CQL': 3.6, 'InfoGating': 25.0}
 DRQ_WORK = 256 * 1024      # batch × hidden units of those
 START = 40.0               # seconds: imports, tracing, report
 STEP = 0.004               # seconds: a rendered and evaluated step
-# Bytes of checkpoints, films and records: at full size, at a small one.
-RUN_DISK, SMALL_DISK = 0.5e9, 0.05e9
+# Bytes of two checkpoints, films and records: at full size (a checkpoint of
+# `released` is 0.67 GB), at a small one.
+RUN_DISK, SMALL_DISK = 1.4e9, 0.05e9
 SMALL_EPISODES = 60        # of a set at the small scales
 
 
@@ -67,6 +68,8 @@ def estimate(cell: Cell, config: Config, rows: Sequence[Row] = (),
         cell.variants)
     if SYSTEMS[cell.system].family == 'drq':
         seconds, basis = _drq(cell.system, config), 'updates, 2 cores'
+        if speed:
+            seconds, basis = seconds * CPU_SPEED / speed, 'updates and bench'
     else:
         seconds = _dreamer(config) / (speed or CPU_SPEED)
         basis = 'bench' if speed else 'operations, 2 cores'
@@ -134,15 +137,20 @@ def data_disk(name: str, scale: str) -> float:
         frames_of(name, scale), registry.find(name).size, ACTIONS)
 
 
-def run_disk(cell: Cell, config: Config) -> float:
-    """Bytes of a run's folder, while it trains."""
+def run_disk(cell: Cell) -> float:
+    """Bytes that a finished run keeps."""
     small = scales.SCALES[cell.scale].presets
-    kept = SMALL_DISK if small else RUN_DISK
-    if SYSTEMS[cell.system].family == 'drq' or not config.cache_embeddings:
-        return kept
+    return SMALL_DISK if small else RUN_DISK
+
+
+def cache_disk(cell: Cell, config: Config) -> float:
+    """Bytes of embeddings, while a run trains its policy."""
+    if SYSTEMS[cell.system].family != 'dreamer' or not (
+            config.cache_embeddings):
+        return 0.0
     item = 4 if config.precision == '32' else 2
-    return kept + (frames_of(cell.set, cell.scale) * item
-                   * 32 * config.encoder.cnn_depth)
+    return (frames_of(cell.set, cell.scale) * item
+            * 32 * config.encoder.cnn_depth)
 
 
 def show(cells: Sequence[Cell], finished: frozenset[str],
@@ -173,10 +181,11 @@ def show(cells: Sequence[Cell], finished: frozenset[str],
     console = Console(width=None if sys.stdout.isatty() else 110)
     console.print(table)
     total = sum(entry.hours for entry in estimates.values())
-    disk = sum(run_disk(cell, config[cell.name]) for cell in todo)
+    disk = sum(map(run_disk, todo)) + slots * max(
+        (cache_disk(cell, config[cell.name]) for cell in todo), default=0)
     console.print(
         f'{total:.1f} hours of runs (an estimate), {total / slots:.1f} with '
-        f'{slots} at a time; at most {disk / 1e9:.1f} GB for runs',
+        f'{slots} at a time; about {disk / 1e9:.1f} GB for runs',
         highlight=False, soft_wrap=True)
     scale = cells[0].scale if cells else 'paper'
     for name, folder in folders.items():

@@ -60,9 +60,11 @@ def linear_r2(feat: Sequence[np.ndarray], target: Sequence[np.ndarray],
     """Held-out R² of ridge regression from features to targets.
 
     The first `fitted` episodes are fitted to, the others judged: 1 − Σ
-    squared errors / Σ squared deviations, over all targets. The strength of
-    the penalty is chosen by leaving out fitted episodes in turn (at least
-    two are needed): rows of one episode are too alike for less.
+    squared errors / Σ squared deviations from the fitted episodes' mean, over
+    all targets; so features that tell nothing get 0, not less for episodes
+    that differ. The strength of the penalty is chosen by leaving out fitted
+    episodes in turn (at least two are needed): rows of one episode are too
+    alike for less.
 
     Args:
       feat: per episode [L, F]; target: per episode [L, D].
@@ -79,9 +81,8 @@ def linear_r2(feat: Sequence[np.ndarray], target: Sequence[np.ndarray],
     if not moving.any():
         return float('nan')
     y, y_new = (part[:, moving].astype(np.float64) for part in (y, y_new))
-    if scale:
-        mean, spread = y.mean(0), y.std(0)
-        y, y_new = (y - mean) / spread, (y_new - mean) / spread
+    mean, spread = y.mean(0), y.std(0) if scale else 1.0
+    y, y_new = (y - mean) / spread, (y_new - mean) / spread
     scaler = StandardScaler().fit(x.astype(np.float64))
     x, x_new = (scaler.transform(part.astype(np.float64))
                 for part in (x, x_new))
@@ -90,7 +91,7 @@ def linear_r2(feat: Sequence[np.ndarray], target: Sequence[np.ndarray],
     ridge = RidgeCV(STRENGTHS, cv=list(folds)).fit(x, y)
     guess = ridge.predict(x_new)
     error = np.square(y_new - guess.reshape(y_new.shape)).sum()
-    return float(1 - error / np.square(y_new - y_new.mean(0)).sum())
+    return float(1 - error / np.square(y_new).sum())
 
 
 def small(frames: np.ndarray) -> np.ndarray:

@@ -2,17 +2,28 @@
 
 Ray is an optional part: without it the same plan runs on this machine. All
 machines must see the project, the data and `--out` under the same paths.
+
+Ray ends a process whose cluster is lost. So the one that speaks to it is a
+child of the sweep (ray_driver.py): when that ends, or falls silent, another
+one connects, as soon as the cluster is back, and gets every open job again.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+import importlib.util
+import itertools
+import multiprocessing
+import sys
+import time
 
 from dreamerv2_base.errors import UserError
-from semopo_tf.experiments.runner import ROOT, Job, Outcome, Runner, now
+from semopo_tf.experiments.ray_driver import Cluster, serve
+from semopo_tf.experiments.runner import Job, Outcome, Runner, now
 
-LOCAL = 'local'
+QUIET = 45       # waits without a word from the driver before it is given up
+TRIES = 150      # connections, without a job that ends between them
+PAUSE = 4.0      # seconds between two of them
+CLOSE = 30.0     # seconds that a driver has to shut down
 
 
 class RayPool:
@@ -29,59 +40,116 @@ class RayPool:
 
     def __init__(self, address: str, slots: int, gpus: float | None = None,
                  cpus: float = 1, work: Runner | None = None):
-        self._ray = _import()
-        environment = {'env_vars': {'PYTHONPATH': str(ROOT)}}
-        try:
-            if address == LOCAL:
-                self._ray.init(
-                    num_cpus=max(1, round(slots * cpus)),
-                    include_dashboard=False, log_to_driver=False,
-                    runtime_env=environment)
-            else:
-                self._ray.init(address=address, log_to_driver=False,
-                               runtime_env=environment)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        if importlib.util.find_spec('ray') is None:
+            raise UserError(
+                '--ray: expected the package ray, found none; pip install '
+                'ray, or leave --ray out and run one after the other')
+        self._cluster = Cluster(address, slots, gpus, cpus, work or Runner())
+        self._numbers = itertools.count()
+        self._open: dict[int, Job] = {}
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self._quiet = self._tries = 0
+        refused = self._connect()
+        if refused:
             raise UserError(
                 f'--ray {address}: expected a cluster, found none '
-                f'({str(error).splitlines()[0]}); start one: ray start '
-                '--head, or give --ray local') from None
-        if gpus is None:
-            gpus = 0.5 if self._ray.cluster_resources().get('GPU') else 0
-        # Retries are the sweep's: it counts and records them.
-        self._task = self._ray.remote(
-            num_cpus=cpus, num_gpus=gpus, max_retries=0)(_run)
-        self._work = work or Runner()
-        self._open: dict[Any, Job] = {}
+                f'({refused}); start one: ray start --head, or give --ray '
+                'local')
 
     def submit(self, job: Job) -> None:
-        self._open[self._task.remote(self._work, job)] = job
+        number = next(self._numbers)
+        self._open[number] = job
+        self._send(number)
 
     def wait(self, seconds: float) -> list[tuple[Job, Outcome]]:
-        done, _ = self._ray.wait(list(self._open), num_returns=1,
-                                 timeout=seconds)
-        return [(self._open.pop(one), self._outcome(one)) for one in done]
+        """What has ended; nothing while the cluster is lost.
+
+        When it stays lost, every open job ends as failed.
+        """
+        if self._process is None:
+            return self._again()
+        try:
+            while self._pipe.poll(seconds):
+                self._quiet = 0
+                message = self._pipe.recv()
+                if message is not None:
+                    number, outcome = message
+                    self._tries = 0
+                    return [(self._open.pop(number), outcome)]
+                seconds = 0
+        except (EOFError, OSError):
+            self._lost()
+            return []
+        if seconds:
+            # Counted, not timed: the whole sweep may have been suspended.
+            self._quiet += 1
+        if self._quiet > QUIET:
+            self._lost()
+        return []
 
     def close(self) -> None:
-        self._ray.shutdown()
+        if self._process is not None:
+            try:
+                self._pipe.send(None)
+            except OSError:
+                pass  # it has ended by itself
+            self._end(CLOSE)
 
-    def _outcome(self, reference: Any) -> Outcome:
+    def _connect(self) -> str:
+        """Start a driver; why it could not connect, or ''."""
+        context = multiprocessing.get_context('spawn')
+        self._pipe, child = context.Pipe()
+        self._process = context.Process(
+            target=serve, args=(child, self._cluster), daemon=True)
+        self._process.start()
+        child.close()  # else its death would not end the pipe
+        self._quiet = 0
         try:
-            return self._ray.get(reference)
-        except self._ray.exceptions.RayError as error:
-            lines = [line for line in str(error).splitlines() if line.strip()]
-            return Outcome(message='worker lost: ' + (
-                lines[0] if lines else type(error).__name__), started=now())
+            refused = self._pipe.recv()
+        except EOFError:
+            refused = f'exit code {self._end(CLOSE)}'
+        if refused:
+            self._end(CLOSE)
+        return refused
 
+    def _lost(self) -> None:
+        print(f'{time.strftime("%H:%M:%S")} the Ray cluster is lost; '
+              f'{len(self._open)} runs wait for it', file=sys.stderr,
+              flush=True)
+        self._end(0)
 
-def _run(work: Runner, job: Job) -> Outcome:
-    """What a worker does."""
-    return work.run(job)
+    def _again(self) -> list[tuple[Job, Outcome]]:
+        self._tries += 1
+        refused = self._connect()
+        if not refused:
+            print(f'{time.strftime("%H:%M:%S")} connected to Ray again',
+                  file=sys.stderr, flush=True)
+            for number in list(self._open):
+                self._send(number)
+            return []
+        if self._tries < TRIES:
+            time.sleep(PAUSE)
+            return []
+        found = [(job, Outcome(message=f'cluster lost: {refused}',
+                               again=False, started=now()))
+                 for job in self._open.values()]
+        self._open.clear()
+        return found
 
+    def _send(self, number: int) -> None:
+        if self._process is not None:
+            try:
+                self._pipe.send((number, self._open[number]))
+            except OSError:
+                self._lost()
 
-def _import() -> Any:
-    try:
-        return importlib.import_module('ray')
-    except ImportError:
-        raise UserError(
-            '--ray: expected the package ray, found none; pip install ray, '
-            'or leave --ray out and run one after the other') from None
+    def _end(self, seconds: float) -> int | None:
+        """End the driver, by force when it takes longer; its exit code."""
+        process, self._process = self._process, None
+        if process is None:
+            return None
+        process.join(seconds)
+        process.kill()
+        process.join()
+        self._pipe.close()
+        return process.exitcode

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -76,12 +77,13 @@ class Outcome:
     """How an attempt ended.
 
     `rows` are those of all wanted variants, or none; `again` says whether
-    another attempt makes sense.
+    another attempt makes sense, `lost` that its worker vanished.
     """
 
     rows: tuple[Row, ...] = ()
     message: str = ''
     again: bool = True
+    lost: bool = False
     started: str = ''
     seconds: float = 0.0
 
@@ -113,8 +115,8 @@ class Runner:
             rows, message, again = (), str(error), error.again
         except (OSError, UserError, ValueError, KeyError) as error:
             rows, message, again = (), f'{type(error).__name__}: {error}', True
-        return Outcome(rows, message, again, started,
-                       time.monotonic() - clock)
+        return Outcome(rows, message, again, started=started,
+                       seconds=time.monotonic() - clock)
 
     def _parts(self, job: Job) -> tuple[Row, ...]:
         job.log.parent.mkdir(parents=True, exist_ok=True)
@@ -125,6 +127,8 @@ class Runner:
                      for variant in job.cell.variants)
         for row in rows:
             write_json(row_file(job.logdir, row.variant), asdict(row))
+        # Embeddings of every frame: as large as all else, made in minutes.
+        shutil.rmtree(job.logdir / 'cache', ignore_errors=True)
         return rows
 
     def _measure(self, job: Job) -> str:

@@ -135,7 +135,8 @@ class Sweep:
         if outcome.message != runner.STOPPED:
             self.store.record(Attempt(
                 job.cell.run(), outcome.started, outcome.seconds,
-                'done' if outcome.done else 'failed', outcome.message))
+                'done' if outcome.done else 'lost' if outcome.lost
+                else 'failed', outcome.message))
 
     def _drain(self) -> None:
         """Let running jobs save; those that end by the way count."""
