@@ -1,4 +1,4 @@
-"""Every command of the README is one that run.py accepts."""
+"""Commands of the README and docs/reproducing.md are ones of run.py."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from semopo_tf import settings
 from tests.helpers import ROOT
 
 README = (ROOT / 'README.md').read_text()
+REPRODUCING = (ROOT / 'docs' / 'reproducing.md').read_text()
 NAMES = {*run.COMMANDS, *(
     name for names in run.MODULES.values() for name in names)}
 
 
 def commands():
-    text = re.sub(r'\\\n\s*', '', README)
+    text = re.sub(r'\\\n\s*', '', README + REPRODUCING)
     blocks = re.findall(r'```sh\n(.*?)```', text, re.S)
     lines = [line.split('  #')[0].strip()
              for block in blocks for line in block.splitlines()]
