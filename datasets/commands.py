@@ -30,6 +30,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     _add_describe(inner)
     _add_convert(inner)
     build.add_parser(inner)
+    for parser in inner.choices.values():
+        parser.add_argument('--debug', action='store_true',
+                            default=argparse.SUPPRESS,
+                            help='show the traceback of an error')
 
 
 def _add_list(inner: argparse._SubParsersAction) -> None:

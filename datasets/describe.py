@@ -31,7 +31,7 @@ STYLE = '''
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem;
   margin: 0 auto; padding: 1rem; }
 h1 { font-size: 1.5rem; } h2 { margin-top: 2rem; font-size: 1.2rem; }
-pre { overflow-x: auto; padding: .8rem; border: 1px solid #8886; }
+pre { white-space: pre-wrap; padding: .8rem; border: 1px solid #8886; }
 table { border-collapse: collapse; }
 td, th { padding: .15rem .9rem .15rem 0; text-align: right; }
 img { max-width: 100%; background: white; }
@@ -171,7 +171,7 @@ def _title(report: Report) -> str:
 
 
 def _returns_figure(report: Report) -> Figure:
-    figure = Figure((6, 3.2), layout='constrained')
+    figure = Figure((5.7, 3.2), layout='constrained')
     axes = figure.add_subplot()
     values = report.returns
     if len(values):
@@ -188,7 +188,7 @@ def _returns_figure(report: Report) -> Figure:
 
 
 def _order_figure(report: Report) -> Figure:
-    figure = Figure((6, 3.2), layout='constrained')
+    figure = Figure((5.7, 3.2), layout='constrained')
     axes = figure.add_subplot()
     axes.plot(report.returns, '.', ms=4)
     axes.set_xlabel('episode, in the order of names (of time)')

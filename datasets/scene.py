@@ -76,8 +76,10 @@ def judge(looks: Sequence[Look], task: str) -> dict[str, str]:
 
     Returns 'background' ('plain', 'grayscale video', 'colour video', 'mixed'
     or 'unclear') and 'floor' ('grey floor', 'video floor', 'plain floor',
-    'mixed', 'unclear', or why it cannot be told).
+    'mixed', 'unclear', or why it cannot be told); car racing's are its own.
     """
+    if task == 'car_racing':
+        return {'background': 'its own', 'floor': 'its own'}
     kinds = [_background(one) for one in looks]
     background = kinds[0] if len(set(kinds)) == 1 else 'mixed'
     if not task.startswith(FLOOR_TASKS):

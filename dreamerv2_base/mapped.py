@@ -65,12 +65,16 @@ def map_folder(folder: Path, cache: Path | None, skip_broken: bool,
     """The arrays of a folder, converted now or before.
 
     A conversion is used again while names, sizes and times of the files are
-    the same. The arguments and errors are those of `store.open_store`.
+    the same; a folder of mapped arrays without files is used as it is. The
+    arguments and errors are those of `store.open_store`.
     """
     if not folder.is_dir():
         raise UserError(f'offline_dir: expected a folder of episodes, found '
                         f'nothing at {folder}; give --offline_dir FOLDER')
     files = sorted(folder.glob('*.npz'))
+    given = _given(folder, image_size) if not files else None
+    if given is not None:
+        return given
     if not files:
         raise UserError(f'offline_dir: expected .npz episodes in {folder}, '
                         'found none; see run.py collect --help')
@@ -83,6 +87,16 @@ def map_folder(folder: Path, cache: Path | None, skip_broken: bool,
     if found.index['skipped'] and not skip_broken:
         raise UserError(found.index['skipped'][0][1])
     _check_size(job, found.first, found.image_size)
+    return found
+
+
+def _given(folder: Path, image_size: tuple[int, int] | None,
+           ) -> MappedFolder | None:
+    """A folder of mapped arrays itself (`run.py data convert`)."""
+    job = _Job(folder, [], _listing([], ()), False, image_size, ())
+    found = _mapped(job, folder)
+    if found is not None:
+        _check_size(job, found.first, found.image_size)
     return found
 
 

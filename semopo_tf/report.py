@@ -26,6 +26,7 @@ CAPTIONS = {
     'openl_disen': 'exogenous stream alone: truth, model, error',
     'openl_mask': 'mask: white is endogenous',
     'openl_image': 'model: truth, model, error',
+    'gating': 'newest frame, its mask (white passes), the gated frame',
 }
 
 STYLE = '''
@@ -182,8 +183,11 @@ def _videos(run: _Run) -> str:
             f'<br><span class="muted">phase {phase}, update {step}</span>'
             '</figcaption></figure>')
     note = f'<p>{left_out} more in videos/.</p>' if left_out else ''
-    return ('<h2>Videos</h2><p>Five frames are filtered, the rest is '
-            'predicted from the actions alone; chunks side by side.</p>'
+    predicted = any(name.startswith('openl_') for _, name in newest)
+    how = ('<p>Of the model\'s films five frames are filtered, the rest is '
+           'predicted from the actions alone; chunks side by side.</p>'
+           if predicted else '')
+    return (f'<h2>Videos</h2>{how}'
             f'<div class="videos">{"".join(parts)}</div>{note}')
 
 

@@ -18,8 +18,12 @@ ORDER = ('model_loss', 'image_loss', 'model_kl', 'reward_loss', 'disen_loss',
 
 
 def curves(rows: Sequence[dict[str, Any]]) -> bytes:
-    """Every metric of one phase over its updates, small multiples."""
-    names = {name for row in rows for name in row} - {'phase', 'step'}
+    """Every metric of one phase over its updates, small multiples.
+
+    Those of the final evaluation are one number each: `returns` shows them.
+    """
+    names = {name for row in rows for name in row
+             if not name.startswith('final_')} - {'phase', 'step'}
     names = sorted(names, key=lambda n: (
         ORDER.index(n) if n in ORDER else len(ORDER), n))
     columns = min(4, max(1, len(names)))

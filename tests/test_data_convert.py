@@ -251,6 +251,23 @@ def test_mapped_arrays_are_those_of_training(tmp_path):
     assert_equal_sets(first, tmp_path / 'back')
 
 
+def test_training_reads_mapped_arrays_without_files(tmp_path):
+    """From V-D4RL's hdf5 straight to training."""
+    from dreamerv2_base.store import open_store
+    found = vd4rl_files(tmp_path / 'theirs', [6])
+    convert.convert(tmp_path / 'theirs', tmp_path / 'mapped', 'mapped')
+    store = open_store([tmp_path / 'mapped'], image_size=(84, 84))
+    assert store.rows.tolist() == [6, 6, 6]
+    chunk = store.gather(np.array([2, 0]), np.array([1, 3]), 2)
+    np.testing.assert_array_equal(
+        chunk['image'], [found[2]['image'][1:3], found[0]['image'][3:5]])
+    assert chunk['reward'].dtype == np.float32
+    assert store.returns[1] == pytest.approx(
+        found[1]['reward'].sum(dtype=np.float64))
+    with pytest.raises(UserError, match='frames of 64x64, found 84x84'):
+        open_store([tmp_path / 'mapped'], image_size=(64, 64))
+
+
 def test_mapped_arrays_refuse_what_they_cannot_hold(tmp_path):
     episode = make_episode(rows=5)
     episode['reward'] = np.full(5, 0.1)  # float64

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import run
 from datasets import describe, registry, scene, table3
 from datasets.validate import validate
 from dreamerv2_base.errors import UserError
+from semopo_tf import settings
 from tests.helpers import ROOT, make_folder
 
 
@@ -175,3 +177,29 @@ def test_data_tools_do_without_tensorflow(tmp_path):
     assert done.returncode == 0, done.stderr
     for word in ('list', 'validate', 'describe', 'convert', 'build'):
         assert word in done.stdout
+
+
+README = (ROOT / 'datasets' / 'README.md').read_text()
+
+
+@pytest.mark.parametrize('line', [
+    line.split('  #')[0].removeprefix('python run.py ')
+    for line in README.splitlines() if line.startswith('python run.py ')])
+def test_commands_of_the_readme_are_accepted(line):
+    given = shlex.split(line)
+    options, rest = run.parser(given=given).parse_known_args(given)
+    if options.command == 'data':
+        assert rest == []
+    else:
+        settings.resolve(rest)
+
+
+def test_every_check_is_explained():
+    source = (ROOT / 'datasets' / 'checks.py').read_text()
+    names = {*re.findall(r"Finding\(\s*'(\w+)'", source),
+             *re.findall(r"_each\(\w+, '(\w+)'", source), 'shard_cut',
+             'unreadable', 'missing_file', 'extra_file', 'changed_file',
+             'time_reversed', 'colour_background'}
+    assert len(names) > 20
+    for name in names:
+        assert f'`{name}`' in README, name

@@ -189,6 +189,16 @@ def test_plan_prints_hours_and_what_is_missing(tmp_path, capsys):
     assert not (tmp_path / 'out').exists()  # a plan leaves nothing behind
 
 
+def test_a_report_needs_rows_and_good_numbers(tmp_path):
+    for flags, word in ((['--only-report'], 'store of results'),
+                        (['--paper', str(tmp_path / 'none')], 'none')):
+        options, rest = parse('--table', '1', '--scale', 'demo', '--out',
+                              str(tmp_path / 'out'), *flags)
+        with pytest.raises(UserError, match=word):
+            commands.reproduce(options, rest)
+    assert not (tmp_path / 'out').exists()
+
+
 def test_slurm_file_runs_the_same_command(tmp_path):
     command = slurm.same_command(
         ['reproduce', '--table', '1', '--slurm', 'job.sh', '--nodes=2',

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dreamerv2_base.logger import Logger
-from semopo_tf import settings
+from semopo_tf import report_plots, settings
 from semopo_tf.report import write_report
 
 
@@ -89,6 +89,23 @@ def test_films_are_the_files(run_folder):
              if link.startswith('data:video')}
     assert films == {path.read_bytes() for path in
                      (run_folder / 'videos').glob('agent_0000010_*')}
+
+
+def test_films_of_a_model_are_explained_where_there_are_any(run_folder):
+    words = 'predicted from the actions alone'
+    assert words in write_report(run_folder).read_text()
+    for path in (run_folder / 'videos').glob('*openl*'):
+        path.unlink()
+    assert words not in write_report(run_folder).read_text()
+
+
+def test_curves_leave_the_final_evaluation_out():
+    picture = report_plots.curves([
+        {'phase': 'agent', 'step': 1, 'actor_loss': 1.0},
+        {'phase': 'agent', 'step': 2, 'actor_loss': 0.5,
+         'final_eval_return': 3.0}]).decode()
+    assert '<!-- actor_loss -->' in picture
+    assert 'final_eval_return' not in picture
 
 
 def test_what_is_missing_is_said(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import subprocess
 import sys
@@ -77,6 +76,11 @@ def _add_reproduce(subparsers: argparse._SubParsersAction) -> None:
                      help='tables and figures of the rows that are there')
     how.add_argument('--published-style', action='store_true',
                      help="the paper's own normalisation (baselines 10.1)")
+    how.add_argument('--sample-std', action='store_true',
+                     help='± divides by n - 1 (default: by n)')
+    how.add_argument('--paper', type=Path, metavar='FILE',
+                     help="the paper's printed numbers, as JSON (format: "
+                     'semopo_tf/experiments/paper_numbers.py)')
     place = how.add_mutually_exclusive_group()
     place.add_argument('--serial', action='store_true',
                        help='on this machine without Ray (the default)')
@@ -114,6 +118,9 @@ def reproduce(options: argparse.Namespace, rest: list[str]) -> int:
     0: complete; 1: some runs failed (named); 130: stopped, all saved.
     """
     request = _request(options, rest)
+    if options.paper:
+        from semopo_tf.experiments import paper_numbers
+        paper_numbers.load(options.paper)  # a mistake in it shows at once
     if options.slurm:
         slurm.write(options.slurm, slurm.same_command(sys.argv[1:]),
                     options.nodes, request.out)
@@ -122,18 +129,19 @@ def reproduce(options: argparse.Namespace, rest: list[str]) -> int:
         return 0
     if options.plan:
         return _plan(options, request)
-    if request.scale.name != 'demo' and not options.only_report:
+    if options.only_report:  # also while another process runs the rest
+        _report(options, request, ResultStore(request.out, create=False))
+        return 0
+    if request.scale.name != 'demo':
         scales.locate(_sets(request), request.data)
     with alone(request.out):
         store = ResultStore(request.out)
-        failed: dict[str, str] = {}
-        if not options.only_report:
-            try:
-                failed = _sweep(options, request, store)
-            except Interrupted:
-                print('stopped; every run is saved. The same command goes '
-                      'on.', file=sys.stderr)
-                return INTERRUPTED
+        try:
+            failed = _sweep(options, request, store)
+        except Interrupted:
+            print('stopped; every run is saved. The same command goes on.',
+                  file=sys.stderr)
+            return INTERRUPTED
         _report(options, request, store)
     for name, message in failed.items():
         print(f'failed: {name}: {message}', file=sys.stderr)
@@ -279,13 +287,17 @@ def _warn_changed(request: Request, store: ResultStore,
 
 def _report(options: argparse.Namespace, request: Request,
             store: ResultStore) -> None:
-    page = importlib.import_module('semopo_tf.experiments.page')
+    from semopo_tf.experiments import page, paper_numbers
+    folders = {name: scales.find_data(name, request.data)
+               for name in _sets(request)}
     written = page.write(
         store.rows(scale=request.scale.name),
         [item.name for item in request.items], request.out / 'report',
-        published_style=options.published_style)
+        published_style=options.published_style, wanted=request.cells,
+        data={name: folder for name, folder in folders.items() if folder},
+        paper=paper_numbers.load(options.paper), sample=options.sample_std)
     for path in written:
-        if path.suffix == '.html':
+        if path.name == 'index.html':
             print(f'report: {path}')
 
 

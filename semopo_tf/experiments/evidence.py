@@ -123,15 +123,15 @@ class Evidence:
 
         A set joins only if every wanted run of every system is there, with
         equally many episodes. Returns the scores, the sets that joined, and
-        a note for each that did not. Runs are seeds, or with `episodes`
-        every final episode.
+        those that did not with the reason: 'hopper_hop_medium (missing: 1
+        run)'. Runs are seeds, or with `episodes` every final episode.
         """
         joined, notes = [], []
         columns: dict[str, list[np.ndarray]] = {name: [] for name in systems}
         for name in self.sets(item):
             problem = self._incomplete(item, systems, name)
             if problem:
-                notes.append(f'{name} is left out: {problem}')
+                notes.append(f'{name} ({problem})')
                 continue
             joined.append(name)
             scale = self.range(self.task(name))
@@ -144,8 +144,9 @@ class Evidence:
             return {}, [], notes
         lengths = {len(column) for column in columns[systems[0]]}
         if len(lengths) > 1:
-            notes.append('sets differ in their number of runs or episodes')
-            return {}, [], notes
+            return {}, [], [*notes, *(
+                f'{name} (sets differ in their number of runs)'
+                for name in joined)]
         return ({name: np.stack(columns[name], 1) for name in systems},
                 joined, notes)
 

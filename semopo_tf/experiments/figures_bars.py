@@ -27,8 +27,8 @@ from semopo_tf.experiments.figure_style import (
 )
 from semopo_tf.experiments.paper_numbers import PaperNumbers
 
-QUANTITIES = {'md': 'mean disagreement (md)',
-              'vlp': 'spread of log p over heads (vlp)'}
+QUANTITIES = {'md': 'mean disagreement\n(md)',
+              'vlp': 'spread of log p\nover heads (vlp)'}
 WIDTH = 0.8  # of all bars of a set
 
 
@@ -118,9 +118,8 @@ def _bars(evidence: Evidence, item: str, panels: Sequence[Sequence[Group]],
             if line == 0:
                 axes.set_title(task)
             if column == 0:
-                axes.set_ylabel(QUANTITIES[quantity].replace(
-                    'disagreement ', 'disagreement\n').replace(
-                        'log p ', 'log p\n'))
+                own = 'LOMPO, ' if groups == [LOMPO] else ''
+                axes.set_ylabel(own + QUANTITIES[quantity])
     key(figure, {group.label: group.colour
                  for groups in panels for group in groups})
     return Drawing(figure, notes)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from semopo_tf.experiments.evidence import Curve, Evidence, missing_text
 from semopo_tf.experiments.figure_style import (
@@ -196,6 +197,7 @@ def _norm_panel(axes: Axes, evidence: Evidence, systems: Sequence[str],
     else:
         say_partial(axes, '\n'.join(texts))
         axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
     return notes
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from semopo_tf.experiments.evidence import Evidence, plural
 from semopo_tf.experiments.figure_style import (
@@ -31,6 +32,7 @@ STREAMS = (('SeMOPO', 'endogenous'), ('SeMOPO', 'exogenous'),
            ('Offline DV2', 'joint'))
 SHOWN = 8  # frames of an episode in figure 5
 COLUMNS = 3  # of sets in figure 5
+STRIP = 3.4  # inches that these frames take
 
 
 # Figure 3.
@@ -104,10 +106,13 @@ def figure5(evidence: Evidence, paper: PaperNumbers) -> Drawing:
         return Drawing(empty('missing: no run was asked for'), notes)
     columns = min(COLUMNS, len(sets))
     lines = math.ceil(len(sets) / columns)
-    height = 0.36 * (len(systems) + 1) + 0.35
-    figure = Figure((0.9 + 3.2 * columns, height * lines),
-                    layout='constrained')
-    parts = _parts(figure, lines, columns, [1.25] + [1] * (columns - 1))
+    height = STRIP / 8 * (len(systems) + 1) + 0.3
+    label = 1.1  # inches, left of the first column
+    figure = Figure((label + STRIP * columns, height * lines),
+                    layout=ConstrainedLayoutEngine(
+                        h_pad=0.015, w_pad=0.03, hspace=0, wspace=0))
+    parts = _parts(figure, lines, columns,
+                   [label + STRIP] + [STRIP] * (columns - 1))
     for number, part in enumerate(parts[:len(sets)]):
         name = sets[number]
         part.suptitle(set_label(name, evidence.task(name)), fontsize=8)
@@ -124,7 +129,7 @@ def _reconstructions(part: SubFigure, evidence: Evidence, name: str,
     if not shown:
         say_missing(part.subplots(), text)
         return []
-    panels = part.subplots(len(systems) + 1, 1, gridspec_kw={'hspace': 0.02})
+    panels = part.subplots(len(systems) + 1, 1)
     truth = evidence.quantity(rows[shown[0]], 'reconstruction/image')[0]
     times = np.linspace(0, len(truth) - 1, min(SHOWN, len(truth)))
     times = times.round().astype(int)

@@ -19,6 +19,7 @@ from semopo_tf.experiments.figure_style import (
     empty,
     key,
     say_missing,
+    say_partial,
     system_name,
 )
 from semopo_tf.experiments.paper_numbers import PaperNumbers
@@ -62,7 +63,8 @@ def _improvement(axes: Axes, evidence: Evidence, paper: PaperNumbers,
     sizes = set()
     for line, (x, y) in enumerate(pairs):
         scores, joined, left = evidence.scores('figure4', [x, y], episodes)
-        notes += [f'{x} > {y}: {note}.' for note in left]
+        if left:
+            notes.append(f'{x} > {y}: left out are {", ".join(left)}.')
         if not joined:
             axes.text(0.5, line, _all_missing(evidence, 'figure4', (x, y)),
                       ha='center', va='center', color=GRAY, fontsize=7,
@@ -70,11 +72,16 @@ def _improvement(axes: Axes, evidence: Evidence, paper: PaperNumbers,
             continue
         found = metrics.probability_of_improvement(scores[x], scores[y])
         sizes.add(f'{found.runs} × {found.sets}')
-        axes.plot([found.low, found.high], [line, line], lw=3.5, alpha=0.45,
-                  color=COLOURS[x], solid_capstyle='butt')
-        axes.plot(found.value, line, 'o', ms=4, color=COLOURS[x])
-        axes.text(found.value, line - 0.17, f'{found.value:.2f}',
+        axes.plot([found.low, found.high], [line, line], lw=4, alpha=0.45,
+                  color=COLOURS[x], solid_capstyle='butt', clip_on=False)
+        axes.plot(found.value, line, '|', ms=8, mew=1.6, color=COLOURS[x],
+                  clip_on=False)
+        axes.text(found.value, line - 0.2, f'{found.value:.2f}',
                   ha='center', va='bottom', fontsize=6.5)
+        if left:
+            axes.text(0.01, line + 0.25, f'{found.sets} of '
+                      f'{found.sets + len(left)} sets', fontsize=5.5,
+                      color=GRAY, va='center')
         _papers(axes, paper, f'{x} > {y}', line)
     axes.axvline(0.5, color=GRAY, lw=0.6, ls=':', zorder=0)
     axes.set_xlim(0, 1)
@@ -122,12 +129,15 @@ def figure10(evidence: Evidence, paper: PaperNumbers) -> Drawing:
                               strict=True):
         scores, joined, left = evidence.scores(
             'figure10', systems, episodes) if systems else ({}, [], [])
-        notes += [f'{note}.' for note in left]
+        if left:
+            notes.append(f'Left out are {", ".join(left)}.')
         if not joined:
             say_missing(axes, _all_missing(evidence, 'figure10', asked))
             axes.set_title(KINDS[episodes])
             continue
         _profiles(axes, scores, episodes)
+        say_partial(axes, left and f'{len(joined)} of '
+                    f'{len(joined) + len(left)} sets')
     figure.axes[0].set_ylabel('share of runs above τ')
     entries = {system_name(name, True) + (
         '' if name in systems else ' (missing)'): COLOURS[name]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.logger import progress
 from dreamerv2_base.noise import CounterDraws, generator
 from dreamerv2_base.rssm import EnsembleRSSM, State
 from dreamerv2_base.tf import tf
@@ -119,6 +120,7 @@ def states_at(filtered: Filter, store, index: np.ndarray) -> States:
     (sampled), 'deter' and the statistics.
     """
     parts: dict[str, list[Arrays]] = {s.name: [] for s in filtered.streams}
+    bar = progress(len(index), 0, 'states')
     for number, first in enumerate(range(0, len(index), BLOCK)):
         some = index[first:first + BLOCK]
         # Filled up, so that one graph serves all.
@@ -130,6 +132,8 @@ def states_at(filtered: Filter, store, index: np.ndarray) -> States:
                 key: tf.gather(value, last, batch_dims=1).numpy()
                 [:len(some)].astype(np.float32)
                 for key, value in state.items()})
+        bar.update(len(some))
+    bar.close()
     return {name: {key: np.concatenate([part[key] for part in found])
                    for key in found[0]} for name, found in parts.items()}
 
@@ -171,7 +175,7 @@ def whole_episodes(filtered: Filter,
     Each is filtered from its start, as when acting.
     """
     longest = max(len(one['reward']) for one in episodes)
-    found = []
+    found, bar = [], progress(len(episodes), 0, 'episodes')
     for number, episode in enumerate(episodes):
         rows = len(episode['reward'])
         states = filtered(stacked([episode], longest), number)
@@ -179,6 +183,8 @@ def whole_episodes(filtered: Filter,
             key: value[0, :rows].numpy().astype(np.float32)
             for key, value in state.items()}
             for name, state in states.items()})
+        bar.update(1)
+    bar.close()
     return found
 
 

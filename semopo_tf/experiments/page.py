@@ -1,0 +1,220 @@
+"""All tables and figures as files, and one page that holds them.
+
+`index.html` needs nothing else: no network, no other file. What is missing
+is said to be missing.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from semopo_tf.experiments import (
+    figures,
+    paper_numbers,
+    table_formats,
+    tables,
+    tables_extra,
+)
+from semopo_tf.experiments.evidence import Evidence, plural
+from semopo_tf.experiments.grid import Cell
+from semopo_tf.experiments.paper_numbers import PaperNumbers
+from semopo_tf.experiments.results import Row
+
+# Figures of frames: PNG keeps their pixels at a fraction of SVG's size.
+RASTER = ('figure3', 'figure5')
+
+STYLE = '''
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem;
+  margin: 0 auto; padding: 1rem; }
+h1 { font-size: 1.5rem; } h2 { margin-top: 3rem; font-size: 1.2rem; }
+nav a { margin-right: .9rem; white-space: nowrap; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .85rem;
+  font-variant-numeric: tabular-nums; }
+td, th { padding: .15rem .7rem .15rem 0; text-align: left;
+  vertical-align: top; white-space: nowrap; }
+thead th { border-bottom: 1px solid #8888; }
+td.number, th.number { text-align: right; }
+td.missing { color: #a50; white-space: normal; min-width: 6rem; }
+@media (prefers-color-scheme: dark) { td.missing { color: #fa5; } }
+figure { margin: 1rem 0; }
+figure img { background: white; width: 100%; padding: .5rem;
+  box-sizing: border-box; }
+summary { margin-top: 1rem; cursor: pointer; }
+.notes, .muted { font-size: .85rem; opacity: .8; }
+.warning { border-left: 4px solid #c80; padding-left: .8rem; }
+'''
+
+
+def write(rows: Sequence[Row], items: Sequence[str], out_dir: Path,
+          published_style: bool = False, *,
+          wanted: Sequence[Cell] | None = None,
+          data: Mapping[str, Path] | None = None,
+          paper: PaperNumbers | None = None, sample: bool = False,
+          ) -> list[Path]:
+    """Write the files of all items and `index.html`; returns their paths.
+
+    Args:
+      rows: of one scale, each run once.
+      items: names of grid.ITEMS.
+      published_style: Table 1 also as the paper computed it (10.1).
+      wanted: runs that were asked for; what has no row among them is shown
+        as missing. By default those of the rows' scale.
+      data: folders of sets by name: Table 3 of sets without a run.
+      paper: the paper's numbers; by default those known here.
+      sample: sample instead of population standard deviations over seeds.
+
+    Raises UserError for rows that do not go together and unreadable files.
+    """
+    out_dir = Path(out_dir)
+    found = Evidence(rows, items, wanted, data)
+    paper = paper or paper_numbers.load()
+    style = tables.Style(published_style, sample)
+    written: list[Path] = []
+    sections = {}
+    for name in items:
+        if name.startswith('table'):
+            table = tables.make(name, found, paper, style)
+            paths = write_table(table, out_dir)
+            sections[table.heading] = _linked(
+                table_formats.html_fragment(table), paths)
+        else:
+            made = figures.make(name, found, paper, out_dir)
+            paths = [made.png, made.svg]
+            sections[made.heading] = _figure(made)
+        written += paths
+    extra = tables_extra.separation(found)
+    if extra is not None:
+        paths = write_table(extra, out_dir)
+        sections[extra.title] = _linked(
+            table_formats.html_fragment(extra), paths)
+        written += paths
+    page = out_dir / 'index.html'
+    _write(page, _page(found, items, sections))
+    return [*written, page]
+
+
+def write_table(table: table_formats.Table, out_dir: Path) -> list[Path]:
+    """Write a table as .md, .tex and .html; returns the paths."""
+    texts = {
+        'md': table_formats.markdown(table),
+        'tex': table_formats.latex(table),
+        'html': _document(table.heading, table_formats.html_fragment(table))}
+    paths = [out_dir / f'{table.name}.{kind}' for kind in texts]
+    for path, text in zip(paths, texts.values(), strict=True):
+        _write(path, text)
+    return paths
+
+
+# Pieces of the page.
+
+
+def _page(found: Evidence, items: Sequence[str],
+          sections: Mapping[str, str]) -> str:
+    title = f'SeMOPO: the paper reproduced, scale {found.scale}'
+    anchors = [*items, 'separation']
+    links = ''.join(
+        f'<a href="#{anchor}">{html.escape(heading.split(".")[0])}</a>'
+        for anchor, heading in zip(anchors, sections, strict=False))
+    return _document(title, f'<h1>{html.escape(title)}</h1>'
+                     f'<nav>{links}</nav>{_summary(found)}'
+                     + ''.join(sections.values()) + _runs(found))
+
+
+def _summary(found: Evidence) -> str:
+    """What there is, what is missing, of which code and machines."""
+    wanted = sum(len(cell.variants) for cell in found.wanted)
+    missing = missing_runs(found)
+    rows = found.rows
+    commits = Counter((row.commit or 'outside git')[:12]
+                      + (' with changes' if row.dirty else '')
+                      for row in rows)
+    facts = {
+        'rows': f'{len(rows)}, {plural(wanted, "run")} wanted',
+        'commits': ', '.join(f'{name} ({count})'
+                             for name, count in commits.items()),
+        'devices': ', '.join(sorted({row.device for row in rows})),
+        'hours': f'{sum(row.hours for row in rows):.1f} in all',
+        'finished': (f'{min(row.finished for row in rows)} to '
+                     f'{max(row.finished for row in rows)}') if rows else ''}
+    body = ''.join(f'<tr><th>{name}</th><td>{html.escape(text or "–")}</td>'
+                   '</tr>' for name, text in facts.items())
+    warning = ''
+    if missing:
+        names = ''.join(f'<li>{html.escape(name)}</li>' for name in missing)
+        warning = (f'<div class="warning"><p>missing: '
+                   f'{plural(len(missing), "run")}</p><details><summary>which'
+                   f'</summary><ul>{names}</ul></details></div>')
+    return f'<table>{body}</table>{warning}'
+
+
+def missing_runs(found: Evidence) -> list[str]:
+    """Ids of the wanted runs that have no row."""
+    return [cell.run(variant) for cell in found.wanted
+            for variant in cell.variants
+            if all(row.seed != cell.seed for row in found.runs(
+                cell.system, cell.set, variant))]
+
+
+def _runs(found: Evidence) -> str:
+    """Every row, so that each number can be followed to its run."""
+    head = ('run', 'n', 'mean', 'min', 'max', 'updates', 'hours', 'commit',
+            'config', 'data')
+    lines = []
+    for row in found.rows:
+        returns = row.returns or [float('nan')]
+        cells = (row.run, len(row.returns),
+                 f'{sum(returns) / len(returns):.2f}', f'{min(returns):.2f}',
+                 f'{max(returns):.2f}', row.checkpoint_step,
+                 f'{row.hours:.2f}', (row.commit or '–')[:8],
+                 row.config_hash[:8] or '–', row.data_digest[:8] or '–')
+        lines.append('<tr>' + ''.join(
+            f'<td{" class=number" if 0 < place < 7 else ""}>'
+            f'{html.escape(str(cell))}</td>'
+            for place, cell in enumerate(cells)) + '</tr>')
+    heads = ''.join(f'<th{" class=number" if 0 < place < 7 else ""}>{name}'
+                    '</th>' for place, name in enumerate(head))
+    return ('<section id="rows"><h2>Result rows</h2><p>Raw returns of the '
+            'final episodes.</p><details><summary>all '
+            f'{len(lines)}</summary><div class="wide"><table><thead><tr>'
+            f'{heads}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+            '</div></details></section>')
+
+
+def _figure(made: figures.Made) -> str:
+    path, kind = ((made.png, 'png') if made.name in RASTER
+                  else (made.svg, 'svg+xml'))
+    picture = base64.b64encode(path.read_bytes()).decode()
+    notes = ''.join(f'<li>{html.escape(note)}</li>' for note in made.notes)
+    return _linked(
+        f'<section id="{made.name}"><h2>{html.escape(made.heading)}</h2>'
+        f'<figure><img alt="{html.escape(made.heading)}" '
+        f'src="data:image/{kind};base64,{picture}"></figure>'
+        f'<ul class="notes">{notes}</ul></section>', [made.png, made.svg])
+
+
+def _linked(section: str, paths: Sequence[Path]) -> str:
+    links = ', '.join(f'<a href="{path.name}">{path.name}</a>'
+                      for path in paths)
+    return section.removesuffix('</section>') + (
+        f'<p class="muted">Files: {links}</p></section>')
+
+
+def _document(title: str, body: str) -> str:
+    return ('<!doctype html><html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width">'
+            f'<title>{html.escape(title)}</title><style>{STYLE}</style>'
+            f'</head><body>{body}</body></html>')
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f'.{path.name}.partial')
+    partial.write_text(text, 'utf-8')
+    os.replace(partial, path)
