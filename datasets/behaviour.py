@@ -30,7 +30,7 @@ from dreamerv2_base.tf import tf
 from semopo_tf.sac import SAC
 
 SHARE = 0.5  # of a round's episodes that lie in the band of a policy there
-CENTRE = 0.5  # part of the band, in its middle, where their mean lies
+CENTRE = 0.75  # part of the band, in its middle, where their mean lies
 SHOWN = ('q_mean', 'alpha', 'entropy')
 
 
@@ -255,7 +255,7 @@ class Training:
 def within(returns: Sequence[float], band: Sequence[float]) -> bool:
     """Whether a policy with these returns is one of a band.
 
-    At least half of them are in it, and their mean is in the middle half of
+    At least half of them are in it, and their mean is in the middle part of
     it (6.6: "mid-band"; a policy at the edge would give the tail of its
     returns). A band without end has no middle: the mean is above its start.
     """

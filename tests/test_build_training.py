@@ -107,7 +107,7 @@ class _Started:
     ([590, 610, 620, 400], (600.0, float('inf')), False),
     ([590, 610, 620, 600], (600.0, float('inf')), True)])
 def test_a_policy_of_a_band(returns, band, answer):
-    """Its mean lies in the middle half, half of its episodes in the band."""
+    """Its mean lies in the middle part, half of its episodes in the band."""
     assert within(returns, band) is answer
 
 

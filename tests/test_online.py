@@ -139,8 +139,7 @@ def test_resumed_and_killed_collection_equals_undisturbed(tmp_path):
     collector, _ = collector_in(tmp_path / 'b')
     collector.start()
     collector.reach(23)
-    state = {key: np.array(value) for key, value in
-             collector.state().items()}
+    state = {k: np.array(v) for k, v in collector.state().items()}
     collector.reach(37)  # what follows the checkpoint is lost
     collector.close()
     collector, _ = collector_in(tmp_path / 'b')

@@ -116,15 +116,18 @@ def say_missing(axes: Axes, text: str) -> None:
     for spine in axes.spines.values():
         spine.set_visible(True)
         spine.set_color('#cccccc')
-    axes.text(0.5, 0.5, text.replace('; ', '\n'), ha='center', va='center',
+    axes.text(0.5, 0.5, text, ha='center', va='center',
               transform=axes.transAxes, color=GRAY, fontsize=7)
 
 
-def say_partial(axes: Axes, text: str) -> None:
-    """Say in a panel that a part of its runs is missing."""
-    if text:
-        axes.text(0.98, 0.97, text, ha='right', va='top', color=GRAY,
-                  transform=axes.transAxes, fontsize=6)
+def title(axes: Axes, text: str, partial: str = '') -> None:
+    """A panel's title, and below it which part of its runs is missing."""
+    lines = partial.count('\n') + 1 if partial else 0
+    axes.set_title(text, pad=4 + 7.5 * lines)
+    if partial:
+        axes.annotate(partial, (0.5, 1), (0, 3), xycoords='axes fraction',
+                      textcoords='offset points', ha='center', va='bottom',
+                      fontsize=6, color=GRAY)
 
 
 def key(figure: Figure, entries: Mapping[str, str]) -> None:

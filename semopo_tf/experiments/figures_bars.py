@@ -24,6 +24,7 @@ from semopo_tf.experiments.figure_style import (
     key,
     level_label,
     task_label,
+    title,
 )
 from semopo_tf.experiments.paper_numbers import PaperNumbers
 
@@ -116,7 +117,9 @@ def _bars(evidence: Evidence, item: str, panels: Sequence[Sequence[Group]],
             axes = grid[line, column]
             _panel(axes, evidence, item, groups, names, quantity)
             if line == 0:
-                axes.set_title(task)
+                every = [group for groups in panels for group in groups]
+                title(axes, task, '\n'.join(_partial(
+                    evidence, item, every, names)))
             if column == 0:
                 own = 'LOMPO, ' if groups == [LOMPO] else ''
                 axes.set_ylabel(own + QUANTITIES[quantity])
@@ -128,23 +131,24 @@ def _bars(evidence: Evidence, item: str, panels: Sequence[Sequence[Group]],
 def _panel(axes: Axes, evidence: Evidence, item: str,
            groups: Sequence[Group], names: Sequence[str], quantity: str,
            ) -> None:
+    """Bars of a task. One with some of its runs missing is hatched."""
     width = WIDTH / len(groups)
     for place, name in enumerate(names):
         for number, group in enumerate(groups):
             x = place + (number - (len(groups) - 1) / 2) * width
             found, runs = values(evidence, group, name, quantity)
             wanted = evidence.count(item, group.system, name)
-            text = missing_text(max(wanted - runs, 0), wanted)
-            if len(found):
-                mean, std = float(found.mean()), float(found.std())
-                axes.bar(x, mean, width * 0.9, color=group.colour, lw=0)
-                axes.errorbar(x, mean, std, color='black', lw=0.8,
-                              capsize=2, capthick=0.8)
-            if text or not len(found):
-                axes.text(x, 0.03, text or 'missing: not asked for',
-                          rotation=90, transform=axes.get_xaxis_transform(),
-                          ha='center', va='bottom', fontsize=6,
-                          color='white' if len(found) else GRAY)
+            if not len(found):
+                axes.text(x, 0.03, missing_text(wanted, wanted)
+                          or 'missing: not asked for', rotation=90,
+                          transform=axes.get_xaxis_transform(), ha='center',
+                          va='bottom', fontsize=6, color=GRAY)
+                continue
+            mean, std = float(found.mean()), float(found.std())
+            axes.bar(x, mean, width * 0.9, color=group.colour, lw=0,
+                     hatch='///' if runs < wanted else '', ec='white')
+            axes.errorbar(x, mean, std, color='black', lw=0.8, capsize=2,
+                          capthick=0.8)
     tasks = [evidence.task(name) or name for name in names]
     axes.set_xticks(range(len(names)), [
         level_label(name, task).replace(' ', '\n')
@@ -155,6 +159,23 @@ def _panel(axes: Axes, evidence: Evidence, item: str,
     axes.set_ylim(bottom=0)
     if not axes.containers:
         axes.set_yticks([])
+
+
+def _partial(evidence: Evidence, item: str, groups: Sequence[Group],
+             names: Sequence[str]) -> list[str]:
+    """Systems of which some runs were measured and some were not."""
+    texts = []
+    for system in dict.fromkeys(group.system for group in groups):
+        group = next(group for group in groups if group.system == system)
+        runs = wanted = 0
+        for name in names:
+            count = values(evidence, group, name, 'md')[1]
+            if count:  # the others say so in their place
+                runs += count
+                wanted += evidence.count(item, system, name)
+        text = missing_text(max(wanted - runs, 0), wanted)
+        texts += [f'{system}, {text} (hatched)'] if text else []
+    return texts
 
 
 def _claim(evidence: Evidence, item: str, low: Group, high: Group,

@@ -18,8 +18,8 @@ from semopo_tf.experiments.figure_style import (
     empty,
     key,
     say_missing,
-    say_partial,
     set_label,
+    title,
 )
 from semopo_tf.experiments.paper_numbers import PaperNumbers
 
@@ -49,8 +49,8 @@ def figure6(evidence: Evidence, paper: PaperNumbers) -> Drawing:
                     layout='constrained')
     for number, name in enumerate(sets):
         axes = figure.add_subplot(lines, columns, number + 1)
-        _entropy_panel(axes, evidence, name)
-        axes.set_title(set_label(name, evidence.task(name)))
+        title(axes, set_label(name, evidence.task(name)),
+              _entropy_panel(axes, evidence, name))
         if number % columns == 0:
             axes.set_ylabel('entropy (nats)')
         if number >= len(sets) - columns:
@@ -105,22 +105,23 @@ def entropy_claim(evidence: Evidence, sets: Sequence[str], estimator: str,
             f'{compared} sets{other}.{left}')
 
 
-def _entropy_panel(axes: Axes, evidence: Evidence, name: str) -> None:
+def _entropy_panel(axes: Axes, evidence: Evidence, name: str) -> str:
+    """Draw a set; what is missing in part."""
     curves = entropies(evidence, name, 'histogram')
     runs = len(curves['random'])
     wanted = evidence.count('figure6', SYSTEM, name)
     text = missing_text(max(wanted - runs, 0), wanted)
     if not runs:
         say_missing(axes, text)
-        return
+        return ''
     for sampling, colour in SAMPLINGS.items():
         length = min(len(curve) for curve in curves[sampling])
         table = np.stack([curve[:length] for curve in curves[sampling]])
         _band(axes, np.arange(1, length + 1), table.mean(0), table.std(0),
               colour)
     if len({len(curve) for curve in curves['random']}) > 1:
-        text = f'{text} epochs of the shortest run'.strip()
-    say_partial(axes, text)
+        text = f'{text} (epochs of the shortest run)'.strip()
+    return text
 
 
 # Figure 9.
@@ -142,8 +143,9 @@ def figure9(evidence: Evidence, paper: PaperNumbers) -> Drawing:
                     layout='constrained')
     for number, (task, names) in enumerate(tasks.items()):
         axes = figure.add_subplot(lines, columns, number + 1)
-        notes += _norm_panel(axes, evidence, systems, task, names)
-        axes.set_title(task)
+        missing, said = _norm_panel(axes, evidence, systems, task, names)
+        title(axes, task, missing)
+        notes += said
         if number % columns == 0:
             axes.set_ylabel('gradient norm')
         if number >= len(tasks) - columns:
@@ -171,7 +173,8 @@ def mean_curve(curves: Sequence[Curve],
 
 
 def _norm_panel(axes: Axes, evidence: Evidence, systems: Sequence[str],
-                task: str, names: Sequence[str]) -> list[str]:
+                task: str, names: Sequence[str]) -> tuple[str, list[str]]:
+    """Draw a task; what is missing in part, and notes."""
     notes, texts = [], []
     for system in systems:
         curves = norms(evidence, system, names)
@@ -193,12 +196,11 @@ def _norm_panel(axes: Axes, evidence: Evidence, systems: Sequence[str],
             notes.append(f"{task}, {system}: the exogenous optimizer's norm "
                          f'has mean {mean:.4g}.')
     if not axes.lines:
-        say_missing(axes, '; '.join(texts) or 'missing: no norm was logged')
-    else:
-        say_partial(axes, '\n'.join(texts))
-        axes.set_ylim(bottom=0)
-        axes.xaxis.set_major_locator(MaxNLocator(4))
-    return notes
+        say_missing(axes, '\n'.join(texts) or 'missing: no norm was logged')
+        return '', notes
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    return '\n'.join(texts), notes
 
 
 def _band(axes: Axes, x: np.ndarray, mean: np.ndarray, std: np.ndarray,

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from semopo_tf.experiments.evidence import Evidence, plural
 from semopo_tf.experiments.figure_style import (
@@ -32,7 +31,8 @@ STREAMS = (('SeMOPO', 'endogenous'), ('SeMOPO', 'exogenous'),
            ('Offline DV2', 'joint'))
 SHOWN = 8  # frames of an episode in figure 5
 COLUMNS = 3  # of sets in figure 5
-STRIP = 3.4  # inches that these frames take
+# Inches of figure 5: a strip of frames, and what is around it.
+STRIP, ROW, GAP, HEAD, LABELS = 3.4, 0.41, 0.06, 0.25, 1.1
 
 
 # Figure 3.
@@ -48,7 +48,8 @@ def figure3(evidence: Evidence, paper: PaperNumbers) -> Drawing:
     if not sets or not streams:
         return Drawing(empty('missing: no run was asked for'), notes)
     figure = Figure((7.2, 1.9 * len(sets) + 0.4), layout='constrained')
-    for part, name in zip(_parts(figure, len(sets)), sets, strict=True):
+    parts = figure.subfigures(len(sets), 1, squeeze=False)
+    for part, name in zip(parts.ravel(), sets, strict=True):
         part.suptitle(set_label(name, evidence.task(name)), fontsize=8)
         notes += _frames(part, evidence, name, streams)
     key(figure, {STREAM_NAMES[stream]: STREAM_COLOURS[stream]
@@ -106,41 +107,49 @@ def figure5(evidence: Evidence, paper: PaperNumbers) -> Drawing:
         return Drawing(empty('missing: no run was asked for'), notes)
     columns = min(COLUMNS, len(sets))
     lines = math.ceil(len(sets) / columns)
-    height = STRIP / 8 * (len(systems) + 1) + 0.3
-    label = 1.1  # inches, left of the first column
-    figure = Figure((label + STRIP * columns, height * lines),
-                    layout=ConstrainedLayoutEngine(
-                        h_pad=0.015, w_pad=0.03, hspace=0, wspace=0))
-    parts = _parts(figure, lines, columns,
-                   [label + STRIP] + [STRIP] * (columns - 1))
-    for number, part in enumerate(parts[:len(sets)]):
-        name = sets[number]
-        part.suptitle(set_label(name, evidence.task(name)), fontsize=8)
-        notes += _reconstructions(part, evidence, name, systems,
+    width = LABELS + columns * (STRIP + GAP)
+    height = lines * ((len(systems) + 1) * (ROW + GAP) + HEAD)
+    figure = Figure((width, height))  # laid out by hand: frames touch
+    for number, name in enumerate(sets):
+        left = LABELS + number % columns * (STRIP + GAP)
+        top = height - number // columns * height / lines
+        figure.text((left + STRIP / 2) / width, (top - HEAD / 2) / height,
+                    set_label(name, evidence.task(name)), ha='center',
+                    va='center')
+        panels = [figure.add_axes((
+            left / width, (top - HEAD - (line + 1) * (ROW + GAP)) / height,
+            STRIP / width, ROW / height))
+            for line in range(len(systems) + 1)]
+        notes += _reconstructions(panels, evidence, name, systems,
                                   labels=number % columns == 0)
     return Drawing(figure, notes)
 
 
-def _reconstructions(part: SubFigure, evidence: Evidence, name: str,
+def _reconstructions(panels: Sequence[Axes], evidence: Evidence, name: str,
                      systems: Sequence[str], labels: bool) -> list[str]:
+    """Strips of a set, the data's first; notes."""
+    if labels:
+        for axes, label in zip(panels, ('data', *(
+                system_name(system, True) for system in systems)),
+                strict=True):
+            axes.set_ylabel(label, rotation=0, ha='right', va='center')
     rows, shown, text = same_frames(
         evidence, 'figure5', systems, name, 'reconstruction/image',
         'reconstruction/image')
     if not shown:
-        say_missing(part.subplots(), text)
+        for axes, system in zip(panels, (systems[0], *systems), strict=True):
+            say_missing(axes, _why(evidence, system, name)
+                        if axes is not panels[0] else 'missing')
         return []
-    panels = part.subplots(len(systems) + 1, 1)
     truth = evidence.quantity(rows[shown[0]], 'reconstruction/image')[0]
     times = np.linspace(0, len(truth) - 1, min(SHOWN, len(truth)))
     times = times.round().astype(int)
-    _strip(panels[0], truth[times], 'data' if labels else '')
+    _strip(panels[0], truth[times])
     for axes, system in zip(panels[1:], systems, strict=True):
-        label = system_name(system, True) if labels else ''
         if system in shown:
-            _strip(axes, _endogenous(evidence, rows[system])[0][times], label)
-            continue
-        say_missing(axes, _why(evidence, system, name))
-        axes.set_ylabel(label, rotation=0, ha='right', va='center')
+            _strip(axes, _endogenous(evidence, rows[system])[0][times])
+        else:
+            say_missing(axes, _why(evidence, system, name))
     seed = rows[shown[0]].seed
     return [f'{name}: seed {seed}' + (f'; {text}' if text else '') + '.']
 
@@ -196,19 +205,12 @@ def same_frames(evidence: Evidence, item: str, systems: Sequence[str],
     return rows, shown, ', '.join(texts)
 
 
-def _parts(figure: Figure, lines: int, columns: int = 1,
-           widths: Sequence[float] | None = None) -> list[SubFigure]:
-    found = figure.subfigures(lines, columns, squeeze=False,
-                              width_ratios=widths, wspace=0.02)
-    return list(found.ravel())
-
-
 def _picture(axes: Axes, image: np.ndarray) -> None:
     axes.imshow(image, interpolation='none')
     axes.set_axis_off()
 
 
-def _strip(axes: Axes, images: np.ndarray, label: str) -> None:
+def _strip(axes: Axes, images: np.ndarray) -> None:
     """Frames [T, h, w, 3] side by side, a white line between them."""
     gap = np.full((*images.shape[1:2], 2, 3), 255, np.uint8)
     pieces = [piece for image in images for piece in (image, gap)][:-1]
@@ -217,5 +219,3 @@ def _strip(axes: Axes, images: np.ndarray, label: str) -> None:
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set_visible(False)
-    if label:
-        axes.set_ylabel(label, rotation=0, ha='right', va='center')

@@ -6,6 +6,8 @@ mean of each seed as a run, which alone are independent.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,8 +21,8 @@ from semopo_tf.experiments.figure_style import (
     empty,
     key,
     say_missing,
-    say_partial,
     system_name,
+    title,
 )
 from semopo_tf.experiments.paper_numbers import PaperNumbers
 
@@ -70,8 +72,9 @@ def _improvement(axes: Axes, evidence: Evidence, paper: PaperNumbers,
                       ha='center', va='center', color=GRAY, fontsize=7,
                       bbox={'facecolor': 'white', 'lw': 0, 'pad': 1})
             continue
-        found = metrics.probability_of_improvement(scores[x], scores[y])
-        sizes.add(f'{found.runs} × {found.sets}')
+        found = metrics.probability_of_improvement(
+            scores[x], scores[y], resamples=metrics.RESAMPLES)
+        sizes.add((found.runs, found.sets))
         axes.plot([found.low, found.high], [line, line], lw=4, alpha=0.45,
                   color=COLOURS[x], solid_capstyle='butt', clip_on=False)
         axes.plot(found.value, line, '|', ms=8, mew=1.6, color=COLOURS[x],
@@ -86,9 +89,16 @@ def _improvement(axes: Axes, evidence: Evidence, paper: PaperNumbers,
     axes.axvline(0.5, color=GRAY, lw=0.6, ls=':', zorder=0)
     axes.set_xlim(0, 1)
     axes.set_xlabel('P(X > Y)')
-    shapes = ', '.join(sorted(sizes))
-    axes.set_title(KINDS[episodes] + (f' ({shapes})' if shapes else ''))
+    axes.set_title(KINDS[episodes] + (
+        f' ({_span(runs for runs, _ in sizes)} × '
+        f'{_span(sets for _, sets in sizes)})' if sizes else ''))
     axes.tick_params(axis='y', length=0)
+
+
+def _span(counts: Iterable[int]) -> str:
+    """`9`, or `4–7` where they differ."""
+    found = sorted(set(counts))
+    return '–'.join(map(str, dict.fromkeys((found[0], found[-1]))))
 
 
 def _papers(axes: Axes, paper: PaperNumbers, pair: str, line: int) -> None:
@@ -133,11 +143,13 @@ def figure10(evidence: Evidence, paper: PaperNumbers) -> Drawing:
             notes.append(f'Left out are {", ".join(left)}.')
         if not joined:
             say_missing(axes, _all_missing(evidence, 'figure10', asked))
-            axes.set_title(KINDS[episodes])
+            title(axes, KINDS[episodes])
             continue
-        _profiles(axes, scores, episodes)
-        say_partial(axes, left and f'{len(joined)} of '
-                    f'{len(joined) + len(left)} sets')
+        _profiles(axes, scores)
+        shape = next(iter(scores.values())).shape
+        title(axes, f'{KINDS[episodes]} ({shape[0]} × {shape[1]})',
+              f'{len(joined)} of {len(joined) + len(left)} sets' if left
+              else '')
     figure.axes[0].set_ylabel('share of runs above τ')
     entries = {system_name(name, True) + (
         '' if name in systems else ' (missing)'): COLOURS[name]
@@ -146,17 +158,15 @@ def figure10(evidence: Evidence, paper: PaperNumbers) -> Drawing:
     return Drawing(figure, list(dict.fromkeys(notes)))
 
 
-def _profiles(axes: Axes, scores: dict[str, np.ndarray], episodes: bool,
-              ) -> None:
+def _profiles(axes: Axes, scores: dict[str, np.ndarray]) -> None:
     every = np.concatenate([values.ravel() for values in scores.values()])
     thresholds = np.linspace(min(0.0, every.min()), max(1.0, every.max()),
                              THRESHOLDS)
-    for name, found in metrics.profiles(scores, thresholds).items():
+    for name, found in metrics.profiles(
+            scores, thresholds, resamples=metrics.RESAMPLES).items():
         axes.fill_between(thresholds, found.low, found.high, lw=0,
                           color=COLOURS[name], alpha=0.2)
         axes.plot(thresholds, found.share, color=COLOURS[name], lw=1.4)
-    shape = next(iter(scores.values())).shape
-    axes.set_title(f'{KINDS[episodes]} ({shape[0]} × {shape[1]})')
     axes.set_xlabel('normalised return τ')
     axes.set_ylim(0, 1.02)
     axes.set_xlim(thresholds[0], thresholds[-1])

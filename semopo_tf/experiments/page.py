@@ -41,8 +41,10 @@ td, th { padding: .15rem .7rem .15rem 0; text-align: left;
   vertical-align: top; white-space: nowrap; }
 thead th { border-bottom: 1px solid #8888; }
 td.number, th.number { text-align: right; }
-td.missing { color: #a50; white-space: normal; min-width: 6rem; }
-@media (prefers-color-scheme: dark) { td.missing { color: #fa5; } }
+td.missing, td.part { color: #a50; white-space: normal; }
+td.part { min-width: 6rem; }
+@media (prefers-color-scheme: dark) {
+  td.missing, td.part { color: #fa5; } }
 figure { margin: 1rem 0; }
 figure img { background: white; width: 100%; padding: .5rem;
   box-sizing: border-box; }
@@ -119,7 +121,7 @@ def _page(found: Evidence, items: Sequence[str],
           sections: Mapping[str, str]) -> str:
     title = f'SeMOPO: the paper reproduced, scale {found.scale}'
     anchors = [*items, 'separation']
-    links = ''.join(
+    links = ' '.join(
         f'<a href="#{anchor}">{html.escape(heading.split(".")[0])}</a>'
         for anchor, heading in zip(anchors, sections, strict=False))
     return _document(title, f'<h1>{html.escape(title)}</h1>'

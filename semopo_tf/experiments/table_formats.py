@@ -123,9 +123,10 @@ def _html_block(block: Block) -> str:
     texts = _texts(block)
 
     def cell(tag: str, number: int, text: str, title: str = '') -> str:
-        kind = '' if number < texts else ' class="number"'
-        if 'missing' in text:
-            kind = ' class="missing"'
+        kinds = ['number'] * (number >= texts)
+        kinds += ['missing'] * text.startswith('missing')
+        kinds += ['part'] * ('(missing' in text)
+        kind = f' class="{" ".join(kinds)}"' if kinds else ''
         title = f' title="{html.escape(title)}"' if title else ''
         return f'<{tag}{kind}{title}>{html.escape(text)}</{tag}>'
 

@@ -81,7 +81,7 @@ def table1(evidence: Evidence, paper: PaperNumbers, style: Style) -> Table:
                for key in _keys('table1', evidence)}
     blocks = [_paper_layout('Ours, normalised', 'table1', evidence, entries,
                             2),
-              _against_paper(entries, 2, style.published),
+              _against_paper(entries, 2, True, style.published),
               _aggregates(evidence), _constants(evidence)]
     letters = sorted({mark for entry in entries.values()
                       for mark in entry.remarks})
@@ -156,7 +156,8 @@ def _raw(table: str, evidence: Evidence, paper: PaperNumbers, style: Style,
         evidence.count(table, system, name, variant))
     printed = paper.cell(table, name, system, variant)
     if not rows:
-        return Entry(missing=missing or 'not asked for', printed=printed)
+        return Entry(missing=missing or 'not asked for', printed=printed,
+                     corrected=printed)
     raw = metrics.summarise([row.returns for row in rows], style.sample)
     return Entry(Number(raw.mean, raw.std), UNKNOWN, raw,
                  tuple(row.run for row in rows), missing, printed, printed)
@@ -209,15 +210,14 @@ def _paper_layout(caption: str, table: str, evidence: Evidence,
 
 
 def _against_paper(entries: dict[Key, Entry], digits: int,
-                   published: bool = False) -> Block:
+                   corrected: bool = False, published: bool = False,
+                   ) -> Block:
     """A line per cell: ours, n, the paper's, corrected, the difference."""
-    corrected = any(entry.remarks or entry.corrected != entry.printed
-                    for entry in entries.values())
     several = len({variant for _, _, variant in entries}) > 1
     header = ['set', 'method', 'ours', 'n', 'paper']
     header += ['corrected'] if corrected else []
     header += ['difference']
-    header += ['published style', 'its difference'] if published else []
+    header += ['published style', 'style − paper'] if published else []
     lines = []
     for (name, system, variant), entry in entries.items():
         marks = ''.join(f' ({mark})' for mark in entry.remarks)
@@ -248,7 +248,8 @@ def _aggregates(evidence: Evidence) -> Block:
                     Value(NONE)] * 2
                 used: tuple[str, ...] = ()
             else:
-                found = metrics.iqm(scores[system])
+                found = metrics.iqm(
+                    scores[system], resamples=metrics.RESAMPLES)
                 used = tuple(row.run for name in joined
                              for row in evidence.runs(system, name))
                 cells = [Value(f'{fixed(found.value, 2)} '

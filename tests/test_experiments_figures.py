@@ -1,0 +1,338 @@
+"""Figures 2-10 and the page: what is drawn is what rows hold."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from matplotlib.text import Text
+from PIL import Image
+
+from dreamerv2_base.errors import UserError
+from semopo_tf.experiments import (
+    figure_style,
+    figures,
+    figures_bars,
+    figures_curves,
+    figures_images,
+    grid,
+    metrics,
+    page,
+    paper_numbers,
+)
+from semopo_tf.experiments.evidence import Evidence
+from semopo_tf.experiments.results import Row
+
+SETS = ('walker_walk_random', 'cheetah_run_random')
+SYSTEMS = ('SeMOPO', 'Offline DV2', 'LOMPO', 'Se+RS', 'Se+RS+DRP')
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    monkeypatch.setattr(metrics, 'RESAMPLES', 20)
+
+
+def quantities(system, frames=0):
+    """What a run may have measured; u and md are literal numbers."""
+    level = {'endogenous': 1.0, 'exogenous': 2.0, 'joint': 3.0}
+    streams = ['joint']
+    if system.startswith('Se'):
+        streams = ['endogenous', 'exogenous']
+    image = np.full((1, 4, 8, 8, 3), 10 * frames, np.uint8)
+    found = {'frames/index': np.array([[0, 1], [0, 2]]) + frames,
+             'frames/image': image[0, :2], 'reconstruction/image': image,
+             'reconstruction/model': image + 1}
+    for stream in streams:
+        spread = np.array([-0.5, 0.5]) + level[stream]
+        found[f'uncertainty/{stream}/md'] = spread
+        found[f'uncertainty/{stream}/vlp'] = 10 * spread
+        found[f'frames/{stream}/u'] = spread
+    if 'endogenous' in streams:
+        found['reconstruction/endogenous'] = image + 2
+    for name, low in (('random', 5.0), ('conservative', 4.0)):
+        for kind in figures_curves.ESTIMATORS:
+            found[f'entropy/{name}/{kind}'] = np.array([low, low + 0.5])
+    return found
+
+
+def make_row(folder, name, system, seed, values=None, norms=(3.0, 1.0)):
+    cell = grid.Cell(system, name, seed, 'demo')
+    logdir = folder / cell.name
+    logdir.mkdir(parents=True, exist_ok=True)
+    np.savez(logdir / 'quantities.npz',
+             **(quantities(system) if values is None else values))
+    (logdir / 'metrics.jsonl').write_text(''.join(
+        json.dumps({'phase': 'model', 'step': 100 * (step + 1),
+                    'model_grad_norm': norm, 'disen_grad_norm': 7.0}) + '\n'
+        for step, norm in enumerate(norms))
+        + json.dumps({'phase': 'agent', 'step': 1}) + '\n')
+    task, level = name.rsplit('_', 1)
+    base = 100.0 * (len(SYSTEMS) - SYSTEMS.index(system)) + seed
+    return Row(run=cell.run(), system=system, presets=[], set=name, task=task,
+               level=level, seed=seed, scale='demo', commit='c0ffee',
+               dirty=False, returns=[base, base + 10],
+               quantities=str(logdir / 'quantities.npz'), logdir=str(logdir))
+
+
+@pytest.fixture(scope='module')
+def rows(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('runs')
+    return [make_row(folder, name, system, seed) for name in SETS
+            for system in SYSTEMS for seed in range(2)]
+
+
+def evidence_of(rows, item, systems=SYSTEMS, sets=SETS, seeds=2):
+    return Evidence(rows, [item], [
+        grid.Cell(system, name, seed, 'demo', ('',), (item,))
+        for system in systems if system in grid.ITEMS[item].systems
+        for name in sets for seed in range(seeds)])
+
+
+def draw(item, evidence):
+    with figure_style.style():
+        drawing = figures.MAKERS[item](evidence, paper_numbers.load())
+        drawing.figure.canvas.draw()
+    texts = [text.get_text() for text in drawing.figure.findobj(Text)]
+    return drawing, [text for text in texts if text]
+
+
+ALL = list(figures.MAKERS)
+
+
+@pytest.mark.parametrize('item', ALL)
+def test_a_figure_is_written_as_png_and_svg(rows, item, tmp_path):
+    made = figures.make(item, evidence_of(rows, item), paper_numbers.load(),
+                        tmp_path)
+    image = np.asarray(Image.open(made.png).convert('RGB'))
+    assert image.shape[0] > 200
+    assert image.std() > 5  # something is drawn
+    assert made.svg.read_text().rstrip().endswith('</svg>')
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f'{item}.png', f'{item}.svg'}
+    assert not any('missing' in text
+                   for text in draw(item, evidence_of(rows, item))[1])
+
+
+def test_a_figure_has_the_same_bytes_every_time(rows, tmp_path):
+    first, again = (figures.make('figure4', evidence_of(rows, 'figure4'),
+                                 paper_numbers.load(), tmp_path / name)
+                    for name in 'ab')
+    assert first.svg.read_bytes() == again.svg.read_bytes()
+    assert first.png.read_bytes() == again.png.read_bytes()
+
+
+@pytest.mark.parametrize('item', ALL)
+def test_without_rows_every_panel_says_missing(item):
+    drawing, texts = draw(item, evidence_of([], item))
+    assert sum('missing: ' in text for text in texts) >= 2
+    for axes in drawing.figure.axes:
+        assert not axes.containers
+        assert not [line for line in axes.lines if len(line.get_xdata()) > 2]
+
+
+@pytest.mark.parametrize('item', ALL)
+def test_missing_quantities_are_said_to_be_missing(item, tmp_path):
+    made = [make_row(tmp_path, name, system, seed, values={}, norms=())
+            for name in SETS for system in grid.ITEMS[item].systems
+            for seed in range(2)]
+    _, texts = draw(item, evidence_of(made, item))
+    found = any('missing' in text for text in texts)
+    assert found == (item not in ('figure4', 'figure10'))  # returns alone
+
+
+# Bars.
+
+
+def test_bars_are_means_and_whiskers_deviations(rows):
+    drawing, _ = draw('figure2', evidence_of(rows, 'figure2'))
+    axes = drawing.figure.axes[0]
+    assert [bar.get_height() for bar in axes.patches] == [1.0, 3.0]
+    whisker = axes.containers[1].lines[2][0].get_segments()[0]
+    assert whisker[:, 1].tolist() == [0.5, 1.5]  # ± 0.5
+    assert 'on 2 of 2 sets' in ' '.join(drawing.notes)
+
+
+def test_lompo_has_its_own_axes(rows):
+    drawing, _ = draw('figure7', evidence_of(rows, 'figure7'))
+    heights = [[bar.get_height() for bar in axes.patches]
+               for axes in drawing.figure.axes]
+    assert heights[::2] == [[1.0, 3.0], [3.0], [10.0, 30.0], [30.0]]
+
+
+def test_a_claim_that_does_not_hold_is_said(tmp_path):
+    values = quantities('SeMOPO')
+    values['uncertainty/endogenous/md'] = np.array([5.0, 5.0])
+    made = [make_row(tmp_path, SETS[0], 'SeMOPO', 0, values)]
+    drawing, _ = draw('figure8', evidence_of(
+        made, 'figure8', sets=SETS[:1], seeds=1))
+    assert any('md: ' in note and 'on 0 of 1 sets (not on walker_walk_random)'
+               in note for note in drawing.notes)
+
+
+def test_a_bar_with_a_missing_run_is_hatched(rows):
+    some = [row for row in rows if (row.system, row.seed) != ('SeMOPO', 1)]
+    drawing, texts = draw('figure2', evidence_of(some, 'figure2'))
+    assert [bool(bar.get_hatch()) for bar in drawing.figure.axes[0].patches
+            ] == [True, False]
+    assert 'SeMOPO, missing: 1 of 2 runs (hatched)' in texts
+
+
+# Scores.
+
+
+def test_improvement_is_the_metrics(rows):
+    _, texts = draw('figure4', evidence_of(rows, 'figure4'))
+    # SeMOPO wins all its pairs, Offline DV2 those against the other two.
+    values = [text for text in texts if text in ('0.00', '1.00')]
+    assert values == ['1.00', '1.00', '1.00', '1.00', '0.00', '0.00'] * 2
+    assert 'every final episode a run (4 × 2)' in texts
+    assert 'every seed a run (2 × 2)' in texts
+
+
+def test_a_set_with_a_missing_run_is_left_out_and_named(rows):
+    some = [row for row in rows if (row.system, row.seed, row.set)
+            != ('Se+RS', 1, SETS[1])]
+    drawing, texts = draw('figure10', evidence_of(some, 'figure10'))
+    assert 'every seed a run (2 × 1)' in texts
+    assert texts.count('1 of 2 sets') == 2
+    assert ('Left out are cheetah_run_random (missing: 1 run).'
+            in drawing.notes)
+
+
+def test_profile_is_the_share_above(rows):
+    drawing, _ = draw('figure10', evidence_of(rows, 'figure10'))
+    line = drawing.figure.axes[1].lines[0]  # SeMOPO, seeds
+    scale = metrics.published_range('walker_walk')
+    x, y = line.get_xdata(), line.get_ydata()
+    low = scale.mean(505.0)  # walker's seeds; cheetah's are above 1
+    assert y[x < low - 0.01].tolist() == [1.0] * int((x < low - 0.01).sum())
+    assert np.isclose(y[x > low + 0.01], 0.5).any()
+
+
+# Curves.
+
+
+def test_entropy_curves_and_claim(rows, tmp_path):
+    drawing, _ = draw('figure6', evidence_of(rows, 'figure6'))
+    lines = [line.get_ydata().tolist()
+             for line in drawing.figure.axes[0].lines]
+    assert lines == [[5.0, 5.5], [4.0, 4.5]]
+    assert any('histogram of 50 bins: on 2 of 2 sets.' in note
+               for note in drawing.notes)
+    values = quantities('SeMOPO')
+    values['entropy/conservative/histogram'] = np.array([9.0, 9.0])
+    values['entropy/random/gaussian'] = np.array([-np.inf, 1.0])
+    made = [make_row(tmp_path, SETS[0], 'SeMOPO', 0, values)]
+    other = evidence_of(made, 'figure6', sets=SETS[:1], seeds=1)
+    assert figures_curves.entropy_claim(other, SETS[:1], 'histogram') == (
+        'Conservative below random, histogram of 50 bins: on 0 of 1 sets; '
+        'not on walker_walk_random.')
+    assert figures_curves.entropy_claim(other, SETS[:1], 'gaussian') == (
+        'Conservative below random, Gaussian: nothing to compare. 1 sets '
+        'have no such number.')
+
+
+def test_norms_that_are_not_finite_are_left_out_and_counted(tmp_path):
+    made = [make_row(tmp_path, SETS[0], 'SeMOPO', 0,
+                     norms=(1.0, 'inf', 5.0)),
+            make_row(tmp_path, SETS[0], 'SeMOPO', 1, norms=(3.0, 4.0, 'nan'))]
+    evidence = evidence_of(made, 'figure9', ('SeMOPO',), SETS[:1])
+    drawing, _ = draw('figure9', evidence)
+    line = drawing.figure.axes[0].lines[0]
+    assert line.get_xdata().tolist() == [100, 200, 300]
+    assert line.get_ydata().tolist() == [2.0, 4.0, 5.0]
+    assert any('2 logged norms were not finite' in note
+               for note in drawing.notes)
+    assert any('mean 7' in note for note in drawing.notes)
+
+
+# Images.
+
+
+def test_frames_are_those_that_all_methods_were_measured_on(tmp_path):
+    made = [make_row(tmp_path, SETS[1], 'SeMOPO', 0),
+            make_row(tmp_path, SETS[1], 'Offline DV2', 0,
+                     quantities('Offline DV2', frames=1))]
+    evidence = evidence_of(made, 'figure3', sets=SETS[1:], seeds=1)
+    drawing, texts = draw('figure3', evidence)
+    assert texts.count(' missing') == 2  # one in each frame
+    assert any('Offline DV2 was measured on other frames' in note
+               for note in drawing.notes)
+
+
+def test_the_seed_with_the_most_systems_is_shown(rows):
+    some = [row for row in rows if (row.system, row.seed) != ('SeMOPO', 0)]
+    found, shown, text = figures_images.same_frames(
+        evidence_of(some, 'figure3'), 'figure3', ['SeMOPO', 'Offline DV2'],
+        SETS[0], 'frames/index', 'frames/image')
+    assert {row.seed for row in found.values()} == {1}
+    assert (shown, text) == (['SeMOPO', 'Offline DV2'], '')
+
+
+def test_endogenous_reconstructions_are_shown(rows):
+    drawing, texts = draw('figure5', evidence_of(rows, 'figure5'))
+    strips = [axes.images[0].get_array() for axes in drawing.figure.axes[:5]]
+    assert [int(strip[0, 0, 0]) for strip in strips] == [0, 2, 2, 2, 1]
+    assert 'Offline DV2+RS' in texts
+
+
+# The page.
+
+
+class Page(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.sources, self.anchors, self.ids = [], [], set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        if 'src' in found:
+            self.sources.append(found['src'])
+        if tag == 'a':
+            self.anchors.append(found['href'])
+        if tag == 'link':
+            self.sources.append(found.get('href'))
+        if 'id' in found:
+            self.ids.add(found['id'])
+
+
+def test_page_has_everything_and_needs_nothing(rows, tmp_path):
+    items = list(grid.ITEMS)
+    written = page.write(rows, items, tmp_path, published_style=True)
+    names = {path.name for path in written}
+    assert len(names) == len(written) == 5 * 3 + 9 * 2 + 1
+    assert all(path.exists() for path in written)
+    assert {path.name for path in tmp_path.iterdir()} == names
+    text = written[-1].read_text('utf-8')
+    found = Page(text)
+    assert written[-1].name == 'index.html'
+    assert len(found.sources) == 9
+    assert all(source.startswith('data:image/') for source in found.sources)
+    assert {f'#{item}' for item in items} <= set(found.anchors)
+    assert set(items) <= found.ids
+    assert all(anchor.startswith('#') or (tmp_path / anchor).exists()
+               for anchor in found.anchors)
+    assert 'missing: ' in text  # BC, for one
+    assert all(row.run in text for row in rows)
+
+
+def test_page_says_which_runs_are_missing(rows):
+    evidence = evidence_of(rows[1:], 'figure2')
+    assert page.missing_runs(evidence) == [rows[0].run]
+
+
+def test_broken_quantities_are_a_users_error(tmp_path):
+    row = make_row(tmp_path, SETS[0], 'SeMOPO', 0)
+    (tmp_path / grid.Cell('SeMOPO', SETS[0], 0, 'demo').name
+     / 'quantities.npz').write_bytes(b'PK\x03\x04 broken')
+    with pytest.raises(UserError, match='measure'):
+        draw('figure2', evidence_of([row], 'figure2'))
+
+
+def test_every_system_has_its_own_colour():
+    assert set(figure_style.COLOURS) == set(grid.SYSTEMS)
+    assert len(set(figure_style.COLOURS.values())) == len(grid.SYSTEMS)
+    assert figures_bars.ENDOGENOUS.colour == figure_style.COLOURS['SeMOPO']
