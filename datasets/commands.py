@@ -42,7 +42,7 @@ def _add_list(inner: argparse._SubParsersAction) -> None:
         description='The sets known by name, and whether they are here.')
     new.add_argument('names', nargs='*', metavar='SET',
                      help='say everything of these')
-    new.add_argument('--family', choices=('lqv', 'vd4rl'))
+    new.add_argument('--family', choices=('lqv', 'vd4rl', 'built'))
     new.add_argument('--data', type=Path, default=Path('data'),
                      help='folder in which to look (default: data)')
     new.set_defaults(call=list_sets)

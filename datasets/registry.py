@@ -1,7 +1,8 @@
 """The data sets that this project knows by name.
 
 LQV-D4RL: 5 tasks of 3 levels, the paper's own. V-D4RL: its main track, of
-which the paper's Table 4 uses some. What is not known here is None.
+which the paper's Table 4 uses some. Built: small mixed sets of ours. What is
+not known here is None.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ class DataSet:
 
     Attributes:
       name: unique, and a preset of configs.yaml for LQV-D4RL.
-      family: 'lqv' or 'vd4rl'.
+      family: 'lqv', 'vd4rl', or 'built': made here alone, for experiments
+        on small machines.
       task, level: as 'walker_walk', 'medium_replay'.
       folder: where it lies below a data folder; what is found in it.
       layout: 'npz', one file per episode, or 'hdf5', episodes end to end.
@@ -90,10 +92,20 @@ def _vd4rl(task: str, level: str, size: int) -> DataSet:
               if task == 'humanoid_walk' else ''))
 
 
+def _built(task: str) -> DataSet:
+    return DataSet(
+        name=f'{task}_mixed', family='built', task=task, level='mixed',
+        folder=f'built/{task}/mixed', layout='npz', size=64,
+        source=f'run.py data build {task}_mixed', background='grayscale',
+        licence='that of the videos behind the robot',
+        note='not a published set: every quality, for small experiments')
+
+
 SETS: dict[str, DataSet] = {entry.name: entry for entry in (
     *(_lqv(task, level) for task in LQV_TASKS for level in LQV_EPISODES),
     *(_vd4rl(task, level, size) for task in VD4RL_TASKS
-      for level in VD4RL_LEVELS for size in (64, 84)))}
+      for level in VD4RL_LEVELS for size in (64, 84)),
+    *(_built(task) for task in ('cartpole_swingup', 'walker_walk')))}
 
 _LEVELS = {'medrep': 'medium_replay', 'medium-replay': 'medium_replay',
            'medexp': 'medium_expert', 'medium-expert': 'medium_expert'}

@@ -70,7 +70,12 @@ def test_a_row_says_what_the_run_recorded(tmp_path):
     assert plain.presets == ['released', 'demo', 'reproduce_demo']
     assert (plain.task, plain.level) == ('walker_walk', 'random')
     assert (plain.commit, plain.dirty) == ('c0ffee', False)
-    assert plain.hours == pytest.approx(6 / 3600)
+    spent = runner.read_lines(job.spent)
+    assert [one['command'] for one in spent] == [
+        'train', 'measure', 'evaluate']
+    assert colour.hours == pytest.approx(
+        sum(one['seconds'] for one in spent) / 3600)
+    assert 0 < plain.hours < colour.hours
     assert plain.updates_per_second == pytest.approx(0.5)
     assert plain.checkpoint_step == 3
     assert Path(plain.quantities).exists()

@@ -68,7 +68,8 @@ def _frames(part: SubFigure, evidence: Evidence, name: str,
     images = evidence.quantity(rows[shown[0]], 'frames/image')
     found = {stream: evidence.quantity(rows[system], f'frames/{stream}/u')
              for system, stream in streams if system in shown}
-    top = max(float(values.max()) for values in found.values())
+    found = {stream: u for stream, u in found.items() if u is not None}
+    top = max((float(u.max()) for u in found.values()), default=1.0)
     panels = part.subplots(2, len(images), squeeze=False,
                            height_ratios=(1, 0.7))
     for number, image in enumerate(images):

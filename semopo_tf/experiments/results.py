@@ -39,7 +39,8 @@ class Row:
       data_digest: of the episodes, as in the run's data.json.
       versions: packages, Python, devices.
       device: the first one, or CPU.
-      hours: wall clock of training, evaluation and measurement.
+      hours: wall clock of all its commands up to this row: training,
+        measurement, evaluation.
       updates_per_second: of both phases together.
       returns, lengths: of every final episode, raw (summed rewards; steps).
       checkpoint_step: updates of the policy that was evaluated.

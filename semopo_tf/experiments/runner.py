@@ -67,6 +67,11 @@ class Job:
         """Everything that the commands of this run print."""
         return self.out / 'logs' / f'{self.cell.name.replace("/", "_")}.log'
 
+    @property
+    def spent(self) -> Path:
+        """A line for each command of this run: how long it took."""
+        return self.log.with_suffix('.jsonl')
+
     def train_flags(self) -> list[str]:
         return [*scales.arguments(self.cell, self.folder, self.logdir,
                                   self.video_dir), *self.flags]
@@ -179,7 +184,11 @@ class Runner:
                 text, cwd=ROOT, stdin=subprocess.DEVNULL, text=True,
                 stdout=subprocess.PIPE, stderr=log, env=environment(job),
                 start_new_session=True, pass_fds=[lock.fileno()])
+            clock = time.monotonic()
             printed = _ended(child, stop_file(job.out))
+            with job.spent.open('a') as spent:
+                print(json.dumps({'command': str(arguments[0]), 'seconds':
+                                  time.monotonic() - clock}), file=spent)
             if not child.returncode:  # else the error stays the last line
                 log.write(printed)
         if stop_file(job.out).exists() and child.returncode:
@@ -277,7 +286,8 @@ def make_row(job: Job, variant: str, finals: Sequence[dict[str, Any]],
         commit=versions.pop('commit'), dirty=versions.pop('dirty'),
         config_hash=config_hash(load_config(logdir / 'config.yaml')),
         data_digest=data['digest'], versions=versions,
-        device=versions['devices'][0], hours=seconds / 3600,
+        device=versions['devices'][0],
+        hours=sum(row['seconds'] for row in read_lines(job.spent)) / 3600,
         updates_per_second=updates / max(seconds, 1e-9),
         returns=[float(row['return']) for row in finals],
         lengths=[int(row['length']) for row in finals],

@@ -45,7 +45,7 @@ SCALES: dict[str, Scale] = {scale.name: scale for scale in (
           {'dreamer': ('demo', 'reproduce_demo'),
            'lompo': ('lompo_demo', 'reproduce_demo'),
            'drq': ('drq_demo', 'reproduce_demo')}, samples=100),
-    Scale('mini', 2, ('walker_walk_random',),
+    Scale('mini', 2, ('cartpole_swingup_mixed',),
           {'dreamer': ('mini',), 'lompo': ('lompo_mini',),
            'drq': ('drq_mini',)},
           ('SeMOPO', 'SeMOPO (paper)', 'Offline DV2', 'Se+RS', 'BC')),
