@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from semopo_tf import settings
 from semopo_tf.experiments import probe, separation
-from semopo_tf.experiments.fresh import FreshEpisode
+from semopo_tf.experiments.fresh import FreshEpisode, collect_fresh
 
 # The mask against the simulator's truth.
 
@@ -128,3 +129,19 @@ def test_background_components_are_read_where_they_are_shown():
     assert reduced[0].shape == (80, 8)
     found = probe.probe(fresh, {'joint': reduced}, 10)
     assert found['probe/joint/background'] > .9
+
+
+@pytest.mark.slow
+def test_fresh_truth_is_that_of_the_same_frame():
+    """The video frame is behind the robot, which hides it, in every row."""
+    config, _ = settings.resolve([
+        '--configs', 'debug', '--time_limit', '40', '--eval_workers', '1'])
+    one, two = collect_fresh(config, 0, 2)
+    shown = (one.arrays['image'] == one.background).all(-1)
+    assert shown[~one.robot].mean() > .97
+    assert shown[one.robot].mean() < .02
+    late = np.roll(one.background, 1, 0)
+    assert (one.arrays['image'] == late).all(-1).mean() < .7
+    assert one.state.shape == (21, 24)
+    assert 'state' not in one.arrays
+    assert (one.arrays['image'] != two.arrays['image']).any()

@@ -21,8 +21,9 @@ from semopo_tf.experiments.ray_driver import Cluster, serve
 from semopo_tf.experiments.runner import Job, Outcome, Runner, now
 
 QUIET = 45       # waits without a word from the driver before it is given up
-TRIES = 150      # connections, without a job that ends between them
+TRIES = 30       # connections, without a job that ends between them
 PAUSE = 4.0      # seconds between two of them
+CONNECT = 60.0   # seconds that one of them may take
 CLOSE = 30.0     # seconds that a driver has to shut down
 
 
@@ -105,11 +106,13 @@ class RayPool:
         child.close()  # else its death would not end the pipe
         self._quiet = 0
         try:
-            refused = self._pipe.recv()
+            refused = (self._pipe.recv() if self._pipe.poll(CONNECT)
+                       else f'no answer in {CONNECT:.0f} s')
         except EOFError:
-            refused = f'exit code {self._end(CLOSE)}'
+            self._process.join()
+            refused = f'exit code {self._process.exitcode}'
         if refused:
-            self._end(CLOSE)
+            self._end(0)
         return refused
 
     def _lost(self) -> None:
