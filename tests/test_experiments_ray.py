@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from semopo_tf.experiments import commands, runner
+from dreamerv2_base.errors import UserError
+from semopo_tf.experiments import commands, ray_sweep, runner
 from semopo_tf.experiments.ray_sweep import RayPool
 from semopo_tf.experiments.results import ResultStore
 from tests.test_experiments_grid import parse
@@ -26,7 +28,7 @@ from tests.test_experiments_sweep import (
     starts,
 )
 
-PORT = 16399
+PORT = 6391  # below those that Ray gives to workers
 
 
 @pytest.fixture(scope='module')
@@ -41,8 +43,8 @@ def ray_home(tmp_path_factory):
 class Node:
     """A machine of a cluster, as `ray start --block` makes it."""
 
-    def __init__(self, *flags):
-        self._flags = flags
+    def __init__(self, log, *flags):
+        self._log, self._flags = log.open('a'), flags
         self.start()
 
     def start(self):
@@ -50,7 +52,7 @@ class Node:
             [sys.executable, '-m', 'ray.scripts.scripts', 'start',
              *self._flags, '--num-cpus=1', '--block',
              '--disable-usage-stats', '--object-store-memory=100000000'],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            stdout=self._log, stderr=subprocess.STDOUT,
             start_new_session=True)
 
     def kill(self):
@@ -97,6 +99,11 @@ def worker_of(logdir):
     return None
 
 
+def listening():
+    with socket.socket() as probe:
+        return probe.connect_ex(('127.0.0.1', PORT)) == 0
+
+
 def wait_until(condition, seconds=120):
     end = time.monotonic() + seconds
     while not (found := condition()):
@@ -127,6 +134,7 @@ def test_ray_gives_the_rows_of_a_serial_sweep(tmp_path, ray_home):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_killed_worker_and_a_restarted_head(tmp_path, ray_home, capsys):
     address = f'127.0.0.1:{PORT}'
     head_flags = ('--head', f'--port={PORT}', '--include-dashboard=false')
@@ -135,9 +143,9 @@ def test_a_killed_worker_and_a_restarted_head(tmp_path, ray_home, capsys):
     victim, witness = jobs[0], jobs[4]
     slow_down(victim)
     slow_down(witness)
-    head = Node(*head_flags)
-    time.sleep(10)
-    other = Node(f'--address={address}')
+    head = Node(tmp_path / 'head.log', *head_flags)
+    wait_until(listening)
+    other = Node(tmp_path / 'other.log', f'--address={address}')
     nodes, log = [head, other], []
 
     def say(text):
@@ -150,19 +158,18 @@ def test_a_killed_worker_and_a_restarted_head(tmp_path, ray_home, capsys):
         say(f'killed the worker of {victim.cell.name}')
         time.sleep(3)
         (victim.logdir / 'slow').unlink()
-        # The head dies in the middle of another one, and comes back.
+        # The head dies in the middle of another one, and comes back. Ray
+        # starts no head beside a node of the old one on the same machine.
         wait_until((witness.logdir / 'timings.jsonl').exists)
         head.kill()
-        say(f'killed the head while {witness.cell.name} trained')
+        other.kill()
+        say(f'killed both machines while {witness.cell.name} trained')
         time.sleep(5)
         head.start()
+        wait_until(listening)
         say('started the head again')
-        time.sleep(5)
         (witness.logdir / 'slow').unlink()
-        time.sleep(60)  # the other machine gives its old head up
-        other.kill()
         other.start()
-        say('started the other machine again')
 
     thread = threading.Thread(target=harm, daemon=True)
     try:
@@ -170,7 +177,7 @@ def test_a_killed_worker_and_a_restarted_head(tmp_path, ray_home, capsys):
         thread.start()
         failed, seen = run(jobs, store, pool=pool)
         say(f'the sweep ended, {len(store.rows())} rows')
-        thread.join(120)
+        thread.join()
     finally:
         for node in nodes:
             node.kill()
@@ -191,8 +198,8 @@ def test_a_killed_worker_and_a_restarted_head(tmp_path, ray_home, capsys):
     assert numbers(serial) == numbers(store)
 
 
-def test_no_cluster_is_one_line(tmp_path, ray_home):
-    from dreamerv2_base.errors import UserError
+def test_no_cluster_is_one_line(monkeypatch, ray_home):
+    monkeypatch.setattr(ray_sweep, 'CONNECT', 4.0)
     with pytest.raises(UserError, match='ray start --head') as error:
         RayPool('127.0.0.1:1', 1, work=WORK)
     assert '\n' not in str(error.value)

@@ -50,6 +50,7 @@ def test_separation_at_a_threshold_of_one_half():
     assert found['separation/threshold'] == .5
     np.testing.assert_allclose(iou[:3], [0, .5, 1])
     np.testing.assert_allclose(found['separation/chance'], .5)
+    np.testing.assert_allclose(found['separation/swapped'][:3], [.5, 0, 0])
     np.testing.assert_allclose(found['separation/claimed'][:3], [0, 1, .5])
     np.testing.assert_allclose(found['separation/ranking'][:3], [1, .5, 1])
     assert found['separation/image'].shape == (8, 4, 4, 3)

@@ -18,7 +18,14 @@ import time
 
 from dreamerv2_base.errors import UserError
 from semopo_tf.experiments.ray_driver import Cluster, serve
-from semopo_tf.experiments.runner import Job, Outcome, Runner, now
+from semopo_tf.experiments.runner import (
+    STOPPED,
+    Job,
+    Outcome,
+    Runner,
+    now,
+    stop_file,
+)
 
 QUIET = 45       # waits without a word from the driver before it is given up
 TRIES = 30       # connections, without a job that ends between them
@@ -122,22 +129,26 @@ class RayPool:
         self._end(0)
 
     def _again(self) -> list[tuple[Job, Outcome]]:
+        if any(stop_file(job.out).exists() for job in self._open.values()):
+            return self._give_up(STOPPED)
         self._tries += 1
         refused = self._connect()
-        if not refused:
-            print(f'{time.strftime("%H:%M:%S")} connected to Ray again',
-                  file=sys.stderr, flush=True)
-            for number in list(self._open):
-                self._send(number)
-            return []
-        if self._tries < TRIES:
+        if refused and self._tries >= TRIES:
+            return self._give_up(f'cluster lost: {refused}')
+        if refused:
             time.sleep(PAUSE)
             return []
-        found = [(job, Outcome(message=f'cluster lost: {refused}',
-                               again=False, started=now()))
-                 for job in self._open.values()]
+        print(f'{time.strftime("%H:%M:%S")} connected to Ray again',
+              file=sys.stderr, flush=True)
+        for number in list(self._open):
+            self._send(number)
+        return []
+
+    def _give_up(self, message: str) -> list[tuple[Job, Outcome]]:
+        jobs = list(self._open.values())
         self._open.clear()
-        return found
+        return [(job, Outcome(message=message, again=False, started=now()))
+                for job in jobs]
 
     def _send(self, number: int) -> None:
         if self._process is not None:

@@ -41,8 +41,10 @@ def separation(fresh: Sequence[FreshEpisode], index: np.ndarray,
 
     `separation/iou` [n] at `separation/threshold`; `separation/chance` [n] is
     the intersection over union of a mask that claims every pixel (the robot's
-    share of the frame), `separation/claimed` [n] the share that the learned
-    one claims, `separation/ranking` [n] needs no threshold: the probability
+    share of the frame), `separation/swapped` [n] that of the pixels which the
+    learned mask leaves to the exogenous stream (larger than `iou`: the streams
+    have changed places), `separation/claimed` [n] the share that it claims,
+    `separation/ranking` [n] needs no threshold: the probability
     that a pixel of the robot has a larger mask value than another (NaN where
     a frame shows no robot). `image`, `mask` and `truth` of SHOWN frames.
     """
@@ -55,6 +57,7 @@ def separation(fresh: Sequence[FreshEpisode], index: np.ndarray,
     found = {
         'iou': intersection_over_union(claimed, truth),
         'chance': intersection_over_union(np.ones_like(truth), truth),
+        'swapped': intersection_over_union(~claimed, truth),
         'claimed': claimed.mean((1, 2)).astype(np.float32),
         'ranking': np.array([ranking(*pair) for pair in zip(
             value, truth, strict=True)], np.float32),
