@@ -129,7 +129,8 @@ def test_ray_gives_the_rows_of_a_serial_sweep(tmp_path, ray_home):
     jobs = {name: make_jobs(tmp_path / name) for name in ('ray', 'serial')}
     stores = {name: ResultStore(tmp_path / name) for name in jobs}
     run(jobs['serial'], stores['serial'], slots=1)
-    run(jobs['ray'], stores['ray'], pool=RayPool('local', 2, work=WORK))
+    run(jobs['ray'], stores['ray'], pool=RayPool(
+        'local', 2, tmp_path / 'ray.log', work=WORK))
     assert numbers(stores['ray']) == numbers(stores['serial'])
 
 
@@ -173,7 +174,7 @@ def test_a_killed_worker_and_a_restarted_head(tmp_path, ray_home, capsys):
 
     thread = threading.Thread(target=harm, daemon=True)
     try:
-        pool = RayPool(address, 2, work=WORK)
+        pool = RayPool(address, 2, tmp_path / 'ray.log', work=WORK)
         thread.start()
         failed, seen = run(jobs, store, pool=pool)
         say(f'the sweep ended, {len(store.rows())} rows')
@@ -198,8 +199,8 @@ def test_a_killed_worker_and_a_restarted_head(tmp_path, ray_home, capsys):
     assert numbers(serial) == numbers(store)
 
 
-def test_no_cluster_is_one_line(monkeypatch, ray_home):
+def test_no_cluster_is_one_line(tmp_path, monkeypatch, ray_home):
     monkeypatch.setattr(ray_sweep, 'CONNECT', 4.0)
     with pytest.raises(UserError, match='ray start --head') as error:
-        RayPool('127.0.0.1:1', 1, work=WORK)
+        RayPool('127.0.0.1:1', 1, tmp_path / 'ray.log', work=WORK)
     assert '\n' not in str(error.value)

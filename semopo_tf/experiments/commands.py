@@ -259,7 +259,8 @@ def _pool(options: argparse.Namespace, request: Request) -> Pool:
     if not options.ray:
         return LocalPool(request.jobs)
     from semopo_tf.experiments.ray_sweep import RayPool
-    return RayPool(options.ray, request.jobs, options.gpus_per_run,
+    return RayPool(options.ray, request.jobs,
+                   request.out / 'logs' / 'ray.log', options.gpus_per_run,
                    options.cpus_per_run)
 
 

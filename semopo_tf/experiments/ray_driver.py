@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from semopo_tf.experiments.runner import ROOT, Job, Outcome, Runner, now
@@ -17,13 +19,17 @@ CHECK = 5.0   # seconds between two looks at the cluster
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where jobs run, and with what; see RayPool."""
+    """Where jobs run, and with what; see RayPool.
+
+    `log` gets what Ray prints: among it a stack trace when it is lost.
+    """
 
     address: str
     slots: int
     gpus: float | None
     cpus: float
     work: Runner
+    log: Path
 
 
 def serve(pipe: Connection, cluster: Cluster) -> None:
@@ -35,6 +41,7 @@ def serve(pipe: Connection, cluster: Cluster) -> None:
     """
     # Ctrl-C reaches the whole process group; the sweep decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _print_into(cluster.log)
     try:
         tasks = Tasks(cluster)
     except Exception as error:  # whatever Ray raises is why
@@ -52,6 +59,14 @@ def serve(pipe: Connection, cluster: Cluster) -> None:
         pass  # the sweep is gone, or the cluster
     pipe.close()  # the sweep need not wait
     tasks.close()
+
+
+def _print_into(path: Path) -> None:
+    """Let this process, C++ included, print into a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('a') as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
 
 
 def _new_jobs(pipe: Connection, tasks: Tasks) -> bool:

@@ -15,6 +15,7 @@ import itertools
 import multiprocessing
 import sys
 import time
+from pathlib import Path
 
 from dreamerv2_base.errors import UserError
 from semopo_tf.experiments.ray_driver import Cluster, serve
@@ -40,19 +41,22 @@ class RayPool:
     Args:
       address: 'local' starts a cluster on this machine, with `slots` runs at
         a time; otherwise that of a running one ('auto': found by itself).
+      log: file for what Ray prints.
       gpus: share of a GPU for each run; None: a half where there are any.
       cpus: cores for each run.
 
     Raises UserError when Ray is missing or the cluster cannot be reached.
     """
 
-    def __init__(self, address: str, slots: int, gpus: float | None = None,
-                 cpus: float = 1, work: Runner | None = None):
+    def __init__(self, address: str, slots: int, log: Path,
+                 gpus: float | None = None, cpus: float = 1,
+                 work: Runner | None = None):
         if importlib.util.find_spec('ray') is None:
             raise UserError(
                 '--ray: expected the package ray, found none; pip install '
                 'ray, or leave --ray out and run one after the other')
-        self._cluster = Cluster(address, slots, gpus, cpus, work or Runner())
+        self._cluster = Cluster(
+            address, slots, gpus, cpus, work or Runner(), log)
         self._numbers = itertools.count()
         self._open: dict[int, Job] = {}
         self._process: multiprocessing.process.BaseProcess | None = None
@@ -124,8 +128,8 @@ class RayPool:
 
     def _lost(self) -> None:
         print(f'{time.strftime("%H:%M:%S")} the Ray cluster is lost; '
-              f'{len(self._open)} runs wait for it', file=sys.stderr,
-              flush=True)
+              f'{len(self._open)} runs wait for it ({self._cluster.log})',
+              file=sys.stderr, flush=True)
         self._end(0)
 
     def _again(self) -> list[tuple[Job, Outcome]]:
