@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
 
 import pytest
 
@@ -209,6 +211,30 @@ def test_slurm_file_runs_the_same_command(tmp_path):
     text = (tmp_path / 'job.sh').read_text()
     assert '#SBATCH --nodes=2' in text
     assert "reproduce --table 1 --out 'my runs' --ray auto &" in text
+
+
+def test_slurm_file_runs_with_stand_ins(tmp_path):
+    stand_ins = {'srun': 'echo "$@" >> "$CALLS"', 'sleep': 'true',
+                 'scontrol': 'printf "node1\\nnode2\\n"'}
+    for name, text in stand_ins.items():
+        (tmp_path / name).write_text(f'#!/bin/sh\n{text}\n')
+        (tmp_path / name).chmod(0o755)
+    missing = str(tmp_path / 'none')
+    slurm.write(tmp_path / 'job.sh', ['results', missing], 2, tmp_path)
+    done = subprocess.run(
+        ['bash', str(tmp_path / 'job.sh')], capture_output=True, text=True,
+        check=False, env={**os.environ, 'CALLS': str(tmp_path / 'calls'),
+                          'PATH': f'{tmp_path}:{os.environ["PATH"]}',
+                          'SLURM_JOB_NODELIST': 'node[1-2]',
+                          'SLURM_JOB_NUM_NODES': '2'})
+    assert done.returncode == 2  # that of run.py
+    assert missing in done.stderr
+    calls = sorted((tmp_path / 'calls').read_text().splitlines())
+    assert len(calls) == 2
+    assert '--exclude=node1' in calls[0]
+    assert '--address=node1:6379 --block' in calls[0]
+    assert '-w node1' in calls[1]
+    assert '--head --port=6379 --block' in calls[1]
 
 
 def test_registry_has_every_set_of_the_grid():
