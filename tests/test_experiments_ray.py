@@ -112,6 +112,19 @@ def wait_until(condition, seconds=120):
     return found
 
 
+def connected(address, log, seconds=60):
+    """A pool on a cluster that has just been started: its port is open
+    before it answers."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return RayPool(address, 2, log, work=WORK)
+        except UserError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(1)
+
+
 def demo_jobs(out):
     """The demo grid, without its data."""
     request = commands._request(*parse(
@@ -124,16 +137,8 @@ def slow_down(job):
     (job.logdir / 'slow').touch()
 
 
-@pytest.mark.slow
-def test_ray_gives_the_rows_of_a_serial_sweep(tmp_path, ray_home):
-    jobs = {name: make_jobs(tmp_path / name) for name in ('ray', 'serial')}
-    stores = {name: ResultStore(tmp_path / name) for name in jobs}
-    run(jobs['serial'], stores['serial'], slots=1)
-    run(jobs['ray'], stores['ray'], pool=RayPool(
-        'local', 2, tmp_path / 'ray.log', work=WORK))
-    assert numbers(stores['ray']) == numbers(stores['serial'])
-
-
+# First of the file: after a `local` cluster in the same process Ray does not
+# reach this one; why is not known.
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_killed_worker_and_a_restarted_head(tmp_path, ray_home, capsys):
@@ -174,7 +179,7 @@ def test_a_killed_worker_and_a_restarted_head(tmp_path, ray_home, capsys):
 
     thread = threading.Thread(target=harm, daemon=True)
     try:
-        pool = RayPool(address, 2, tmp_path / 'ray.log', work=WORK)
+        pool = connected(address, tmp_path / 'ray.log')
         thread.start()
         failed, seen = run(jobs, store, pool=pool)
         say(f'the sweep ended, {len(store.rows())} rows')
@@ -197,6 +202,16 @@ def test_a_killed_worker_and_a_restarted_head(tmp_path, ray_home, capsys):
     serial = ResultStore(tmp_path / 'serial')
     run(demo_jobs(tmp_path / 'serial'), serial)
     assert numbers(serial) == numbers(store)
+
+
+@pytest.mark.slow
+def test_ray_gives_the_rows_of_a_serial_sweep(tmp_path, ray_home):
+    jobs = {name: make_jobs(tmp_path / name) for name in ('ray', 'serial')}
+    stores = {name: ResultStore(tmp_path / name) for name in jobs}
+    run(jobs['serial'], stores['serial'], slots=1)
+    run(jobs['ray'], stores['ray'], pool=RayPool(
+        'local', 2, tmp_path / 'ray.log', work=WORK))
+    assert numbers(stores['ray']) == numbers(stores['serial'])
 
 
 def test_no_cluster_is_one_line(tmp_path, monkeypatch, ray_home):

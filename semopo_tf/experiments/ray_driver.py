@@ -87,9 +87,10 @@ class Tasks:
         self._ray, self._work = ray, cluster.work
         environment = {'env_vars': {'PYTHONPATH': str(ROOT)}}
         if cluster.address == LOCAL:
-            ray.init(num_cpus=max(1, round(cluster.slots * cluster.cpus)),
-                     include_dashboard=False, log_to_driver=False,
-                     runtime_env=environment)
+            # Without the address Ray would join a cluster that runs here.
+            ray.init(address=LOCAL, include_dashboard=False,
+                     num_cpus=max(1, round(cluster.slots * cluster.cpus)),
+                     log_to_driver=False, runtime_env=environment)
         else:
             ray.init(address=cluster.address, log_to_driver=False,
                      runtime_env=environment)
