@@ -1,255 +1,145 @@
-"""Behaviour policies: soft actor-critic on simulator states, in rounds.
+"""What the builder asks of a behaviour policy, and which kinds there are.
 
-A round collects some episodes with one policy and then makes some updates
-from all episodes so far; everything in it is a pure function of the seed and
-the round's number. After each round a checkpoint is written, so a build that
-was killed goes on with the round it was in, and ends in the same files.
-
-Training stops at the policy whose episodes lie around the middle of the band
-of the medium level (spec of the baselines 6.6); that policy is frozen.
+A kind is trained in a buffer's folder, has the episodes of its training run in
+order, and can be frozen in a band of returns. `sac` learns from simulator
+states (V-D4RL's way), `tia` from distracted pixels (the paper's), every other
+name is a scripted policy of `semopo_tf.controllers`. Imports TensorFlow only
+to make a policy that learns.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from datasets import state_episodes
-from datasets.state_episodes import Actor, Arrays, StateFolder
-from dreamerv2_base.checkpoint import Checkpoints, restore
-from dreamerv2_base.envs.rollout import episode_seed
-from dreamerv2_base.logger import progress
-from dreamerv2_base.nets import Scope, variables_by_name
-from dreamerv2_base.noise import CounterDraws, fold, generator
-from dreamerv2_base.tf import tf
-from semopo_tf.sac import SAC
+from datasets import recipes, state_episodes
+from datasets.recipes import Recipe
+from semopo_tf import run_folder
 
 SHARE = 0.5  # of a round's episodes that lie in the band of a policy there
 CENTRE = 0.75  # part of the band, in its middle, where their mean lies
-SHOWN = ('q_mean', 'alpha', 'entropy')
+TRIES = 20  # episodes of a frozen policy per one that is wanted
 
 
-class Learner:
-    """SAC with the graphs that act and learn.
+class Behaviour(Protocol):
+    """A behaviour policy in its buffer.
 
-    Args:
-      config: the resolved configuration (groups `sac`, `behaviour`; seed).
-      state_size, action_size: S and A.
+    Made as `(recipe, config, folder, identity)`: the folder of the buffer and
+    a text that stands for everything that the episodes depend on.
+
+    Attributes: `outcome`: how training ended, for the manifest; None without.
     """
 
-    def __init__(self, config, state_size: int, action_size: int):
-        self._seed = config.seed
-        self._size = action_size
-        self.agent = SAC(config.sac, state_size, action_size,
-                         Scope(config.seed, 'sac'))
-        self._sample = tf.function(self.agent.sample)
-        self._updates = tf.function(self._several)
+    outcome: dict[str, Any] | None
 
-    def actor(self, rng: np.random.Generator) -> Actor:
-        """Actions drawn from the policy, as in training (6.6: unknown
-        whether the paper's were)."""
-        def act(rows: Arrays) -> np.ndarray:
-            noise = rng.standard_normal((len(rows['state']), self._size))
-            return self._sample(
-                tf.constant(rows['state'], tf.float32),
-                tf.constant(noise, tf.float32))[0].numpy()
+    def train(self) -> Any:
+        """Train to the end, or go on; nothing if there is nothing to do.
 
-        return act
-
-    def learn(self, batches: Mapping[str, np.ndarray],
-              first: int) -> dict[str, float]:
-        """Updates number `first` and on, one per batch.
-
-        batches: `state`, `action`, `reward`, `next_state`, `terminal`,
-        [updates, N, ...]. Returns metrics of the last update.
+        Raises Stopped when the user or a loss ended it.
         """
-        found = self._updates(
-            {key: tf.constant(value, tf.float32)
-             for key, value in batches.items()}, tf.constant(first, tf.int64))
-        return {key: float(found[key]) for key in SHOWN}
 
-    def _several(self, batches, first):
-        metrics = self._one(batches, first, 0)
-        for number in tf.range(1, tf.shape(batches['reward'])[0]):
-            metrics = self._one(batches, first, number)
-        return metrics
+    def episodes(self, count: int) -> list[Path]:
+        """The files of the training run, in the order of collection.
 
-    def _one(self, batches, first, number):
-        draws = CounterDraws(self._seed, 'behaviour',
-                             first + tf.cast(number, tf.int64))
-        return self.agent.update(
-            {key: value[number] for key, value in batches.items()}, draws)
+        `count`: how many are wanted, for policies that can make more.
+        """
 
-    def state(self) -> Arrays:
-        """Weights, targets and optimizers, by name."""
-        return {name: variable.numpy() for name, variable
-                in variables_by_name(self.agent).items()}
+    def frozen(self, count: int, band: Sequence[float]) -> list[Path]:
+        """Files of at least `count` episodes within a band [low, high] by one
+        policy; or of all that there are after `TRIES` times as many.
 
-    def load(self, arrays: Mapping[str, np.ndarray], where: str) -> None:
-        """Restore `state()`. Raises UserError when it is of another agent."""
-        restore(variables_by_name(self.agent), arrays, where)
+        Raises UserError when no policy came into the band.
+        """
 
 
-class Replay:
-    """All transitions so far, in the order of collection."""
+class Stopped(Exception):
+    """Training ended early and has said why; `code`: for the shell."""
 
-    def __init__(self):
-        self._parts: list[Arrays] = []
-        self._rows: Arrays = {}
-
-    def add(self, episode: Arrays) -> None:
-        """Append an episode's transitions; an end by time is no terminal."""
-        self._parts.append({
-            'state': episode['state'][:-1], 'action': episode['action'][1:],
-            'reward': episode['reward'][1:],
-            'next_state': episode['state'][1:],
-            'terminal': episode['is_terminal'][1:].astype(np.float32)})
-
-    def sample(self, rng: np.random.Generator, shape: tuple[int, int],
-               ) -> Arrays:
-        """Rows drawn uniformly with replacement, [*shape, ...]."""
-        if self._parts:
-            parts = [self._rows, *self._parts] if self._rows else self._parts
-            self._rows = {key: np.concatenate([part[key] for part in parts])
-                          for key in self._parts[0]}
-            self._parts = []
-        places = rng.integers(len(self._rows['reward']), size=shape)
-        return {key: value[places] for key, value in self._rows.items()}
+    def __init__(self, code: int):
+        super().__init__(f'exit code {code}')
+        self.code = code
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How training ended.
+class Kind:
+    """What is known of a behaviour policy before it is made.
 
-    Attributes: `reached`: the last policy lies in the band; `rounds` of
-    collection; `returns` of the last round's episodes.
+    Attributes:
+      where: module and class.
+      presets: what its configuration starts from, before the user's.
+      fixed: keys of the configuration that may not be changed.
+      words: everything its episodes depend on beyond what `words` has.
+      more: what gives more episodes, for a message.
+      learns: with TensorFlow.
     """
 
-    reached: bool
-    rounds: int
-    returns: list[float]
+    where: tuple[str, str]
+    presets: Callable[[Recipe], list[str]]
+    fixed: Callable[[Recipe], dict[str, str]]
+    words: Callable[[Recipe, Any], dict[str, Any]]
+    more: str
+    learns: bool = True
 
 
-class Training:
-    """The training run of one task, in its buffer's folder.
+def _sac_words(recipe: Recipe, config) -> dict[str, Any]:
+    return {'goal': recipe.to_json()['goal'], 'sac': config.sac.nested(),
+            'behaviour': config.behaviour.nested()}
 
-    Args:
-      config: the resolved configuration.
-      task: as 'walker_walk'.
-      folder: of the buffer; `episodes/` and `ckpt/` are made in it.
-      identity: text that stands for everything the episodes depend on.
-      goal: band of returns [low, high] of the policy that is looked for.
-    """
 
-    def __init__(self, config, task: str, folder: Path, identity: str,
-                 goal: Sequence[float]):
-        self._config, self._task, self._goal = config, task, goal
-        self._path = folder / 'trained.json'
-        self.episodes = StateFolder(folder / 'episodes', identity)
-        self._frozen = StateFolder(folder / 'frozen', f'{identity}/frozen')
-        self._checkpoints = Checkpoints(folder / 'ckpt')
+def _run_fixed(recipe: Recipe) -> dict[str, str]:
+    suite = '' if recipe.kept == 'frames' else 'dmcdrv_'
+    return {'method': 'tia', 'task': f'{suite}{recipe.task}'}
 
-    def train(self) -> Outcome:
-        """Train to the end, or go on; nothing if there is nothing to do."""
-        if self._path.exists():
-            return Outcome(**json.loads(self._path.read_text()))
-        tasks = self._tasks()
-        learner = self._learner(tasks)
-        start, replay = self._resume(learner)
-        limit = self._config.behaviour.max_rounds
-        bar = progress(limit, start, 'rounds at most')
-        for number in range(start, limit):
-            found = self._collect(tasks, learner, number)
-            returns = [state_episodes.total(episode) for episode in found]
-            if within(returns, self._goal) or number + 1 == limit:
-                break
-            for episode in found:
-                replay.add(episode)
-            metrics = self._learn(learner, replay, number)
-            self._checkpoints.save(number + 1, learner.state(), {})
-            bar.update(1)
-            bar.show({'reward_mean': float(np.mean(returns)), **metrics})
-        bar.close()
-        for task in tasks:
-            task.close()
-        outcome = Outcome(within(returns, self._goal), number + 1, returns)
-        _write_json(self._path, vars(outcome))
-        return outcome
 
-    def frozen(self, count: int, band: Sequence[float]) -> list[Path]:
-        """Files of at least `count` episodes within a band, by the last
-        policy; or of all that there are after 20 times as many."""
-        waves = self._config.behaviour.round_episodes
-        done = self._frozen.files()
-        inside = [path for path in done if lies(path, band)]
-        if len(inside) >= count:
-            return inside
-        tasks = self._tasks()
-        learner = self._learner(tasks)
-        self._load(learner, self._checkpoints.positions()[-1:])
-        bar = progress(count, len(inside), 'episodes of the frozen policy')
-        number = len(done) // waves  # a torn wave is run again
-        while len(inside) < count and number * waves < 20 * count:
-            found = self._wave(tasks, learner, 'frozen', number)
-            for i, episode in enumerate(found):
-                path = self._frozen.write(number * waves + i, episode)
-                if path not in inside and lies(path, band):
-                    inside.append(path)
-                    bar.update(1)
-            number += 1
-        bar.close()
-        for task in tasks:
-            task.close()
-        return inside
+def _run_words(recipe: Recipe, config) -> dict[str, Any]:
+    # What the run's own folder compares, too.
+    return {f'run.{key}': value for key, value in config.flat().items()
+            if key not in run_folder.FREE_KEYS}
 
-    def _collect(self, tasks, learner: Learner, number: int) -> list[Arrays]:
-        found = self._wave(tasks, learner, 'collect', number)
-        for i, episode in enumerate(found):
-            self.episodes.write(number * len(found) + i, episode)
-        return found
 
-    def _wave(self, tasks, learner: Learner, purpose: str,
-              number: int) -> list[Arrays]:
-        seed = fold(self._config.seed, 'behaviour', purpose, number)
-        return state_episodes.run(
-            tasks, learner.actor(np.random.default_rng(seed)),
-            [episode_seed(seed, i) for i in range(len(tasks))])
+KINDS = {
+    'sac': Kind(('datasets.sac_behaviour', 'Training'),
+                lambda recipe: ['behaviour_sac'], lambda recipe: {},
+                _sac_words, 'more --behaviour.round_episodes'),
+    'tia': Kind(('datasets.tia_behaviour', 'Training'),
+                lambda recipe: [recipes.TIA_PRESETS[recipe.task]],
+                _run_fixed, _run_words, 'more --steps')}
+SCRIPTED = Kind(('datasets.scripted_behaviour', 'Scripted'),
+                lambda recipe: [], lambda recipe: {},
+                lambda recipe, config: {}, 'another --seed', learns=False)
 
-    def _learn(self, learner: Learner, replay: Replay,
-               number: int) -> dict[str, float]:
-        count = self._config.behaviour.round_updates
-        rng = generator(self._config.seed, 'behaviour', 'batches', number)
-        return learner.learn(replay.sample(
-            rng, (count, self._config.sac.batch)), number * count)
 
-    def _resume(self, learner: Learner) -> tuple[int, Replay]:
-        """The round to go on with, and the episodes before it."""
-        positions = self._checkpoints.positions()
-        self._load(learner, positions[-1:])
-        start = positions[-1] if positions else 0
-        known = start * self._config.behaviour.round_episodes
-        replay = Replay()
-        for path in self.episodes.files(known):
-            replay.add(state_episodes.read(path))
-        return start, replay
+def kind(recipe: Recipe) -> Kind:
+    """The kind of a recipe's policy."""
+    return KINDS.get(recipe.policy, SCRIPTED)
 
-    def _load(self, learner: Learner, positions: list[int]) -> None:
-        if positions:
-            arrays, _ = self._checkpoints.load(positions[0])
-            learner.load(arrays, str(self._checkpoints.folder))
 
-    def _tasks(self) -> list[state_episodes.StateTask]:
-        return state_episodes.make_tasks(
-            self._config, self._task, self._config.behaviour.round_episodes)
+def words(recipe: Recipe, config) -> dict[str, Any]:
+    """Everything that the episodes of a training run depend on."""
+    return {'format': 1, 'task': recipe.task, 'policy': recipe.policy,
+            'seed': config.seed, 'action_repeat': config.action_repeat,
+            'time_limit': config.time_limit,
+            **kind(recipe).words(recipe, config)}
 
-    def _learner(self, tasks) -> Learner:
-        size = len(tasks[0].reset(0)['state'])
-        return Learner(self._config, size, tasks[0].action_size)
+
+def make(recipe: Recipe, config, folder: Path, identity: str) -> Behaviour:
+    """The behaviour policy of a recipe in a buffer's folder."""
+    module, name = kind(recipe).where
+    if kind(recipe).learns:
+        # Here, so that a run that goes on computes as the one before did.
+        from dreamerv2_base.tf import prepare_devices
+        prepare_devices(config.deterministic)
+    return getattr(importlib.import_module(module), name)(
+        recipe, config, folder, identity)
+
+
+# Shared by the kinds.
 
 
 def within(returns: Sequence[float], band: Sequence[float]) -> bool:
@@ -270,10 +160,11 @@ def within(returns: Sequence[float], band: Sequence[float]) -> bool:
 def lies(path: Path, band: Sequence[float]) -> bool:
     """Whether the return of a stored episode lies in a band."""
     low, high = band
-    return low <= state_episodes.total(state_episodes.read(path)) <= high
+    return low <= state_episodes.total_of(path) <= high
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a record, whole or not at all."""
     partial = path.with_suffix('.partial')
     partial.write_text(json.dumps(content, indent=1) + '\n')
     partial.replace(path)

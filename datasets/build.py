@@ -1,9 +1,9 @@
 """Make a data set from nothing: `run.py data build NAME`.
 
 A buffer (one per task and settings) holds the training run of a behaviour
-policy as simulator states, in order; a set is the part of it that the recipe
-names, rendered. Everything can be killed at any moment: the same command goes
-on, and ends in the same files.
+policy (`datasets.behaviour`) as simulator states, in order; a set is the part
+of it that the recipe names, rendered. Everything can be killed at any moment:
+the same command goes on, and ends in the same files.
 """
 
 from __future__ import annotations
@@ -22,17 +22,23 @@ from typing import Any
 
 import numpy as np
 
-from datasets import facts, manifest, recipes, rendering, state_episodes
+from datasets import (
+    behaviour,
+    facts,
+    manifest,
+    recipes,
+    rendering,
+    state_episodes,
+)
+from datasets.behaviour import Behaviour
 from datasets.recipes import Recipe
 from datasets.selection import select
-from datasets.state_episodes import StateFolder
 from datasets.table3 import statistics
 from dreamerv2_base.config import parse_flags
-from dreamerv2_base.envs.rollout import episode_seed
 from dreamerv2_base.errors import UserError
-from semopo_tf import controllers, run_folder
+from semopo_tf import run_folder
 from semopo_tf import settings as configuration
-from semopo_tf.environments import env_spec_from
+from semopo_tf.environments import describe_env, env_spec_from
 
 PACKAGES = ('tensorflow', 'dm-control', 'mujoco', 'numpy')
 
@@ -46,10 +52,19 @@ def add_parser(subparsers: Any) -> None:
         '--key VALUE (--video_dir FOLDER, --seed 1, --scene grey_floor)',
         epilog=f'sets: {", ".join(recipes.RECIPES)}')
     parser.add_argument('name', metavar='SET')
+    parser.add_argument('--behaviour', default=None, metavar='POLICY',
+                        help='sac: learns from simulator states; tia: from '
+                        "distracted pixels, the paper's way (default: sac, "
+                        'for Car Racing tia)')
+    parser.add_argument('--band', type=float, nargs=2, default=None,
+                        metavar=('LOW', 'HIGH'),
+                        help='returns of the episodes (default: as inferred '
+                        'from Table 3)')
     parser.add_argument('--episodes', type=int, default=None,
                         help='how many (default: as in Table 3)')
     parser.add_argument('--out', type=Path, default=None, metavar='FOLDER',
-                        help='default: data/built/TASK/LEVEL')
+                        help='default: data/built/TASK/LEVEL (another '
+                        'behaviour than the default: data/built_POLICY/…)')
     parser.add_argument('--buffer', type=Path, default=None, metavar='FOLDER',
                         help='training run, shared by the levels of a task '
                         '(default: .buffer beside the set)')
@@ -60,40 +75,70 @@ def add_parser(subparsers: Any) -> None:
 
 def command(options: argparse.Namespace, rest: list[str]) -> int:
     """The command line's build; returns the exit code."""
-    recipe = recipes.find(options.name)
+    recipe = wanted(options)
     config = resolve(recipe, rest)
-    if options.episodes is not None:
-        if options.episodes < 1:
-            raise UserError('--episodes: expected at least 1, found '
-                            f'{options.episodes}; give --episodes 20')
-        recipe = dataclasses.replace(recipe, episodes=options.episodes)
     level = recipe.name.removeprefix(f'{recipe.task}_')
-    out = options.out or Path('data', 'built', recipe.task, level)
+    usual = recipe.policy == recipes.find(options.name).policy
+    out = options.out or Path(
+        'data', 'built' if usual else f'built_{recipe.policy}', recipe.task,
+        level)
     buffer = options.buffer or out.parent / '.buffer'
-    if recipe.policy == 'sac':
-        from dreamerv2_base.tf import prepare_devices
-        prepare_devices(config.deterministic)
-    path = build(recipe, config, out, buffer, options.workers)
+    try:
+        path = build(recipe, config, out, buffer, options.workers)
+    except behaviour.Stopped as stopped:
+        return stopped.code
     print(f'{summary(path)}\nset:      {out}\nmanifest: {path}\n'
-          f'buffer:   {buffer} (states for MOPO: '
-          f'{buffer / "states.hdf5"})\ncheck it: python run.py data '
-          f'validate {out}')
+          f'buffer:   {buffer}')
+    if (buffer / 'states.hdf5').exists():
+        print(f'for MOPO: {buffer / "states.hdf5"}')
+    print(f'check it: python run.py data validate {out}')
     return 0
+
+
+def wanted(options: argparse.Namespace) -> Recipe:
+    """The recipe of a set as the flags change it.
+
+    Raises UserError for a flag that does not go with the set.
+    """
+    recipe = recipes.find(options.name)
+    if options.behaviour is not None:
+        recipe = recipe.by(options.behaviour)
+    if options.band is not None:
+        recipe = recipe.within(*options.band)
+    if options.episodes is None:
+        return recipe
+    if options.episodes < 1:
+        raise UserError('--episodes: expected at least 1, found '
+                        f'{options.episodes}; give --episodes 20')
+    return dataclasses.replace(recipe, episodes=options.episodes)
 
 
 def resolve(recipe: Recipe, arguments: list[str]) -> Any:
     """The configuration of a build from keys and presets of the user.
 
-    Raises UserError for a `task`: the recipe has it.
+    Raises UserError for a `task`, which the recipe has, for a `logdir`, and
+    for presets of something else.
     """
     flags = parse_flags(arguments)
     if 'task' in flags:
         raise UserError(f'data build: expected no --task, found one: '
                         f'{recipe.name} is of {recipe.task}; leave it out')
-    presets = ['behaviour_sac', *flags.pop('configs', [])]
+    if 'logdir' in flags:
+        raise UserError('data build: expected no --logdir, found one: what '
+                        'is trained lies in the buffer; give --buffer FOLDER')
+    presets = [*behaviour.kind(recipe).presets(recipe),
+               *flags.pop('configs', [])]
     keys = [part for key, values in flags.items()
             for part in (f'--{key}', *values)]
-    return configuration.resolve(['--configs', *presets, *keys])[0]
+    named = ['--configs', *presets] if presets else []
+    config = configuration.resolve([*named, *keys])[0]
+    for key, value in behaviour.kind(recipe).fixed(recipe).items():
+        if config[key] != value:
+            raise UserError(
+                f'data build: expected {key} {value} for {recipe.name} by '
+                f'{recipe.policy}, found {config[key]}; leave the preset or '
+                'key out that changes it')
+    return config
 
 
 def build(recipe: Recipe, config, out: Path, buffer: Path,
@@ -103,40 +148,33 @@ def build(recipe: Recipe, config, out: Path, buffer: Path,
     Args:
       recipe: with the number of episodes wanted.
       config: the resolved configuration (seed, environment, `sac`,
-        `behaviour`).
+        `behaviour`; of TIA, everything).
       out: the set's folder. buffer: the training run's.
       workers: processes that render; None: `eval_workers`.
 
     Returns the manifest. Raises UserError when the folders hold something
     else, when the run has too few episodes for the recipe, or never came into
-    the band of the frozen policy.
+    the band of the frozen policy; Stopped when training ended early.
     """
-    words = buffer_words(recipe, config)
+    words = behaviour.words(recipe, config)
     identity = digest(words)
     with _held(buffer):
         _expect_same(buffer / 'recipe.json', words)
-        chosen = _chosen(recipe, config, buffer, identity)
+        policy = behaviour.make(recipe, config, buffer, identity)
+        chosen = _chosen(recipe, policy, buffer)
     spec = dataclasses.replace(env_spec_from(config), task=recipe.task)
     with _held(out):
-        files = rendering.render(
-            spec, chosen, out, f'{identity}/{recipe.name}',
-            workers or config.eval_workers)
+        show = rendering.render if recipe.kept == 'states' else rendering.copy
+        files = show(spec, chosen, out, f'{identity}/{recipe.name}',
+                     workers or config.eval_workers)
         return manifest.write(out, list(facts.scan(files)), recipe={
             'set': recipe.to_json(), 'buffer': words,
             'frames': rendering.settings(spec),
             'episodes': [path.name for path in chosen],
-            'training': _outcome(buffer), 'versions': versions()})
-
-
-def buffer_words(recipe: Recipe, config) -> dict[str, Any]:
-    """Everything that the episodes of a training run depend on."""
-    words = {'format': 1, 'task': recipe.task, 'policy': recipe.policy,
-             'seed': config.seed, 'action_repeat': config.action_repeat,
-             'time_limit': config.time_limit}
-    if recipe.policy != 'sac':
-        return words
-    return {**words, 'goal': recipe.to_json()['goal'],
-            'sac': config.sac.nested(), 'behaviour': config.behaviour.nested()}
+            'environment': describe_env(
+                recipe.task if recipe.kept == 'frames'
+                else f'dmc_{recipe.task}'),
+            'training': policy.outcome, 'versions': versions()})
 
 
 def digest(words: Mapping[str, Any]) -> str:
@@ -162,65 +200,19 @@ def summary(path: Path) -> str:
             f'{found.mean:.1f}, std {found.std:.1f}')
 
 
-def _chosen(recipe: Recipe, config, buffer: Path,
-            identity: str) -> list[Path]:
-    """State episodes of the set, in the order of collection."""
-    if recipe.policy != 'sac':
-        return _scripted(recipe, config, buffer, identity)
-    from datasets.behaviour import Training  # imports TensorFlow
-    training = Training(config, recipe.task, buffer, identity, recipe.goal)
-    outcome = training.train()
-    files = training.episodes.files()
-    if not (buffer / 'states.hdf5').exists():
-        state_episodes.write_transitions(files, buffer / 'states.hdf5')
+def _chosen(recipe: Recipe, policy: Behaviour, buffer: Path) -> list[Path]:
+    """Episodes of the set, in the order of collection."""
+    policy.train()
+    low, high = recipe.band
     if recipe.source == 'frozen':
-        if not outcome.reached:
-            raise UserError(
-                f'{buffer}: expected a policy with returns in '
-                f'{list(recipe.goal)} within {outcome.rounds} rounds, found '
-                f'a mean of {np.mean(outcome.returns):.1f} at the end; give '
-                'a new --buffer with more --behaviour.max_rounds, or another '
-                '--seed')
-        files = training.frozen(recipe.episodes, recipe.band)
-        recipe = dataclasses.replace(
-            recipe, band=(recipe.band[0], np.nextafter(recipe.band[1], 1e9)))
-    returns = [state_episodes.total(state_episodes.read(path))
-               for path in files]
+        files = policy.frozen(recipe.episodes, recipe.band)
+        high = float(np.nextafter(high, np.inf))
+    else:
+        files = policy.episodes(recipe.episodes)
+    returns = [state_episodes.total_of(path) for path in files]
     return [files[number] for number in select(
-        returns, recipe.band, recipe.episodes, recipe.pick, str(buffer))]
-
-
-def _scripted(recipe: Recipe, config, buffer: Path,
-              identity: str) -> list[Path]:
-    """As many episodes as wanted, of a policy without learning."""
-    folder = StateFolder(buffer / 'episodes', identity)
-    missing = range(len(folder.files()), recipe.episodes)
-    tasks = state_episodes.make_tasks(config, recipe.task, 1)
-    for number in missing:
-        rng = np.random.default_rng([config.seed, number])
-        policy = controllers.POLICIES[recipe.policy](
-            rng, tasks[0].action_size)
-        episode, = state_episodes.run(
-            tasks, _remembering(policy), [episode_seed(config.seed, number)])
-        folder.write(number, episode)
-    return folder.files(recipe.episodes)
-
-
-def _remembering(policy: Any) -> state_episodes.Actor:
-    """A policy of `controllers`, its memory kept from call to call."""
-    memory = None
-
-    def act(rows: state_episodes.Arrays) -> np.ndarray:
-        nonlocal memory
-        action, memory = policy(rows, memory)
-        return action
-
-    return act
-
-
-def _outcome(buffer: Path) -> dict[str, Any] | None:
-    path = buffer / 'trained.json'
-    return json.loads(path.read_text()) if path.exists() else None
+        returns, (low, high), recipe.episodes, recipe.pick, str(buffer),
+        behaviour.kind(recipe).more)]
 
 
 def _expect_same(path: Path, words: Mapping[str, Any]) -> None:

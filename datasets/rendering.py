@@ -1,8 +1,9 @@
-"""Frames of episodes that were kept as simulator states.
+"""The files of a set, from the episodes that were chosen for it.
 
 A rendered episode is what the environment would have shown while it was
 collected: the same simulator states, and the background that its seed starts
-at, one frame on per row. Never imports TensorFlow: children are started here.
+at, one frame on per row. Episodes that were kept as frames are copied. Never
+imports TensorFlow: children are started here.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ import numpy as np
 from datasets import state_episodes
 from dreamerv2_base.envs.dmc import DMC
 from dreamerv2_base.envs.rollout import Rollout, episode_seed
-from dreamerv2_base.episodes import write_episode
+from dreamerv2_base.episodes import KEYS, write_episode
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import progress
 from semopo_tf.backgrounds import load_background
-from semopo_tf.environments import Distracted, EnvSpec
+from semopo_tf.environments import Distracted, EnvSpec, is_car_racing
 
+NO_BACKGROUND = ('task', 'size', 'action_repeat', 'time_limit')
 KEPT = ('action', 'reward', 'is_first', 'is_last', 'is_terminal', 'state')
 
 
@@ -125,11 +127,25 @@ def render(spec: EnvSpec, files: Sequence[Path], folder: Path,
     return sorted(folder.glob('*.npz'))
 
 
+def copy(spec: EnvSpec, files: Sequence[Path], folder: Path, identity: str,
+         workers: int) -> list[Path]:
+    """The same of episodes that were kept as frames, for `render`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [_name(spec, identity, path) for path in files]
+    done = _done(folder, names)
+    for number, path in enumerate(files):
+        if number not in done:
+            write_episode(folder, state_episodes.load(path, KEYS), number,
+                          names[number])
+    return sorted(folder.glob('*.npz'))
+
+
 def settings(spec: EnvSpec) -> dict[str, Any]:
     """What the frames depend on, as JSON holds it."""
     return {key: list(value) if isinstance(value, tuple) else value
             for key, value in dataclasses.asdict(spec).items()
-            if key != 'state_key'}
+            if key != 'state_key' and (
+                key in NO_BACKGROUND or not is_car_racing(spec.task))}
 
 
 def _write(source: Path, image: np.ndarray, folder: Path, number: int,

@@ -10,7 +10,7 @@ from dreamerv2_base.errors import UserError
 
 
 def select(returns: Sequence[float], band: tuple[float, float], count: int,
-           pick: str, where: str) -> list[int]:
+           pick: str, where: str, more: str) -> list[int]:
     """Numbers of `count` episodes, ascending: the order of collection stays.
 
     Args:
@@ -18,7 +18,8 @@ def select(returns: Sequence[float], band: tuple[float, float], count: int,
       band: returns [low, high) that are allowed.
       pick: 'first' of those in the band, 'order': evenly spaced among them,
         or 'spread': their returns as even over the band as there are.
-      where: what the episodes are, for the message.
+      where: what the episodes are, and `more`: what gives more of them, for
+        the message.
 
     Raises UserError when too few lie in the band.
     """
@@ -29,8 +30,7 @@ def select(returns: Sequence[float], band: tuple[float, float], count: int,
         raise UserError(
             f'{where}: expected {count} episodes with returns in '
             f'[{band[0]:g}, {band[1]:g}), found {len(allowed)} of '
-            f'{len(values)}; give {fewer}a new --buffer with more '
-            '--behaviour.round_episodes')
+            f'{len(values)}; give {fewer}a new --buffer with {more}')
     if pick == 'spread':
         return sorted(allowed[_spread(values[allowed], count)].tolist())
     if pick == 'order':

@@ -68,8 +68,11 @@ def run(tasks: Sequence[StateTask], actor: Actor,
             for found, seed in zip(rows, seeds, strict=True)]
 
 
-class StateFolder:
-    """A folder of state episodes, numbered in the order of collection."""
+class EpisodeFolder:
+    """A folder of episodes, numbered in the order of collection.
+
+    `identity`: text that tells them from those of other folders.
+    """
 
     def __init__(self, path: Path, identity: str):
         self.path, self._identity = Path(path), identity
@@ -98,16 +101,24 @@ class StateFolder:
         return found
 
 
-def read(path: Path) -> Arrays:
-    """A state episode. Raises UserError for a file that is none."""
+def load(path: Path, keys: Sequence[str] | None = None) -> Arrays:
+    """Arrays of a stored episode, all of them or those named.
+
+    Raises UserError for a broken file or one without them.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
-            found = {key: file[key] for key in file.files}
+            return {key: file[key] for key in keys or file.files}
     except (OSError, ValueError, EOFError, KeyError,
             zipfile.BadZipFile) as error:
         raise UserError(
-            f'{path}: expected an episode of simulator states, found a broken '
+            f'{path}: expected an episode of this buffer, found a broken '
             f'file ({error}); remove its folder, it is made anew') from None
+
+
+def read(path: Path) -> Arrays:
+    """A state episode. Raises UserError for a file that is none."""
+    found = load(path)
     missing = {'physics', 'state', 'action', 'reward', 'seed'} - set(found)
     if missing:
         raise UserError(
@@ -119,6 +130,11 @@ def read(path: Path) -> Arrays:
 def total(episode: Arrays) -> float:
     """The return: the sum of rewards, in float64."""
     return float(episode['reward'].sum(dtype=np.float64))
+
+
+def total_of(path: Path) -> float:
+    """The return of a stored episode; reads nothing else of it."""
+    return total(load(path, ('reward',)))
 
 
 def write_transitions(files: Sequence[Path], path: Path) -> None:

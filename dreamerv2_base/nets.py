@@ -16,6 +16,7 @@ import numpy as np
 from dreamerv2_base import noise
 from dreamerv2_base.distributions import Bernoulli, UnitNormal
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.sums import branches
 from dreamerv2_base.tf import tf
 
 ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
@@ -198,7 +199,8 @@ class LayerNorm(tf.Module):
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         x = tf.cast(x, tf.float32)
-        mean, variance = tf.nn.moments(x, -1, keepdims=True)
+        x, seen = branches(x, 2)
+        mean, variance = tf.nn.moments(seen, -1, keepdims=True)
         scale = self.gamma * tf.math.rsqrt(variance + self._epsilon)
         return tf.cast((x - mean) * scale + self.beta, self._dtype)
 

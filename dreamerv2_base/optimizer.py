@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dreamerv2_base.nets import Scope
+from dreamerv2_base.sums import total
 from dreamerv2_base.tf import tf
 
 Grads = Mapping[str, tf.Tensor]
@@ -58,7 +59,7 @@ class LossScale(tf.Module):
 def global_norm(grads: Grads) -> tf.Tensor:
     """sqrt(Σ ‖g‖²) over all gradients, float32 []."""
     squares = [tf.reduce_sum(tf.square(g)) for g in grads.values()]
-    return tf.sqrt(tf.add_n(squares))
+    return tf.sqrt(total(squares))
 
 
 def clip(grads: Grads, norm: tf.Tensor, limit: float) -> dict[str, tf.Tensor]:

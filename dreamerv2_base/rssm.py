@@ -15,6 +15,7 @@ from dreamerv2_base.errors import UserError
 from dreamerv2_base.loops import Deferred, scan
 from dreamerv2_base.nets import Dense, GRUCell, Scope, activation
 from dreamerv2_base.noise import Draws
+from dreamerv2_base.sums import branches
 from dreamerv2_base.tf import tf
 
 # Keys: 'stoch' [..., S, C] or [..., S], 'deter' [..., D], and the statistics
@@ -175,12 +176,13 @@ class EnsembleRSSM(tf.Module):
             deter = self._gru(hidden, carry[1] * keep, *(
                 [functools.partial(product, 'gru')]
                 if 'gru' in kernels else []))
-            hidden = self._act(product('obs_out', deter) + from_embed)
+            deter, carried, seen = branches(deter, 3)
+            hidden = self._act(product('obs_out', seen) + from_embed)
             stats = self._stats(self._obs_dist(
                 hidden, functools.partial(product, 'obs_dist')))
             stoch = self.sample(
                 self._named(stats), rest[-1] if noise else None)
-            return (stoch, deter), (stoch, deter, *stats, *product.inputs)
+            return (stoch, carried), (stoch, deter, *stats, *product.inputs)
 
         _, out = scan(step, carry, tuple(inputs), lead[0], self._loop)
         end = len(out) - len(deferred.offsets)

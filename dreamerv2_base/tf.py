@@ -72,6 +72,11 @@ def prepare_devices(deterministic: bool = True) -> list[str]:
         tf.config.experimental.set_memory_growth(device, True)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
+        # The first makes a + b + c a sum in no fixed order (see sums.py); the
+        # second fails on graphs that the first has not seen. Neither was
+        # found to save time.
+        tf.config.optimizer.set_experimental_options(
+            {'arithmetic_optimization': False, 'remapping': False})
     names = []
     for device in devices:
         details = tf.config.experimental.get_device_details(device)

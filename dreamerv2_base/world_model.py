@@ -14,6 +14,7 @@ from dreamerv2_base.nets import MLP, ConvDecoder, Encoder, Scope
 from dreamerv2_base.noise import Draws
 from dreamerv2_base.optimizer import LossScale, Optimizer
 from dreamerv2_base.rssm import EnsembleRSSM, State
+from dreamerv2_base.sums import gradient, total
 from dreamerv2_base.tf import tf
 
 Batch = Mapping[str, tf.Tensor]
@@ -134,8 +135,8 @@ class WorldModel(tf.Module):
     def weighted(self, losses: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Σ loss_scales[name] · loss, scale 1 where none is given."""
         scales = self.config.loss_scales
-        return tf.add_n([float(scales.get(name, 1.0)) * value
-                         for name, value in losses.items()])
+        return total([float(scales.get(name, 1.0)) * value
+                      for name, value in losses.items()])
 
     def latent_metrics(self, post: State, prior: State, kl: tf.Tensor,
                        ) -> Metrics:
@@ -273,8 +274,7 @@ def gradients(tape: tf.GradientTape, loss: tf.Tensor,
     targets: dict[str, tf.Variable] = {}
     for optimizer in optimizers:
         targets.update(optimizer.targets)
-    return dict(zip(targets, tape.gradient(loss, list(targets.values())),
-                    strict=True))
+    return gradient(tape, loss, targets)
 
 
 def apply_all(loss_scale: LossScale, grads: Mapping[str, tf.Tensor],

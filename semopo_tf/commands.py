@@ -19,6 +19,17 @@ def train(arguments: list[str]) -> int:
     notes = settings.warnings(config, parse_flags(arguments))
     for note in notes:
         print(f'warning: {note}', file=sys.stderr)
+    return train_run(config, names, notes,
+                     f'python run.py train {" ".join(arguments)}')
+
+
+def train_run(config: Config, names: list[str], notes: list[str],
+              again: str) -> int:
+    """Train in the folder `logdir`, or go on; returns the exit code.
+
+    `names`: of the presets; `notes`: warnings; both for the records.
+    `again`: the command that goes on, for the user.
+    """
     store = open_data(config)
     from semopo_tf import offline, report, run_folder
     from semopo_tf.evaluation import Evaluator
@@ -31,8 +42,8 @@ def train(arguments: list[str]) -> int:
         try:
             loop.train()
         except offline.Interrupted:
-            print(f'stopped; saved in {run.path}. Go on with:\n  python run.py '
-                  f'train {" ".join(arguments)}', file=sys.stderr)
+            print(f'stopped; saved in {run.path}. Go on with:\n  {again}',
+                  file=sys.stderr)
             return INTERRUPTED
         except offline.NotFinite as error:
             print(f'error: {error}', file=sys.stderr)

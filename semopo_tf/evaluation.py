@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from dreamerv2_base.envs.rollout import Rollout
+from dreamerv2_base.envs.rollout import Episode, Rollout
 from semopo_tf.environments import env_spec_from, make_env
 from semopo_tf.method import Method
 
@@ -36,19 +36,26 @@ class Evaluator:
             ) -> Evaluation:
         """Evaluate `episodes` episodes. The result depends on the weights
         and on `key` alone, not on the number of processes."""
-        if self._rollout is None:
-            factory = functools.partial(
-                make_env, env_spec_from(self._config))
-            self._rollout = Rollout(
-                factory, self._config.eval_envs, self._config.eval_workers)
-        policy = _Keyed(method, key)
-        found = self._rollout.run(
-            policy, episodes, seed=key % 2 ** 31, keep=('image',))
+        found = self.play(method, episodes, key, keep=('image',))
         rows = [{'return': float(e.total), 'length': int(e.length),
                  'background': e.background, 'attempts': int(e.attempts)}
                 for e in found]
         frames = found[0].arrays.get('image') if found else None
         return Evaluation(rows, frames)
+
+    def play(self, method: Method, episodes: int, key: int,
+             keep: Sequence[str] | bool) -> list[Episode]:
+        """The same, as episodes with the arrays named (True: all).
+
+        Number j starts from `episode_seed(key % 2^31, j)`.
+        """
+        if self._rollout is None:
+            factory = functools.partial(
+                make_env, env_spec_from(self._config))
+            self._rollout = Rollout(
+                factory, self._config.eval_envs, self._config.eval_workers)
+        return self._rollout.run(
+            _Keyed(method, key), episodes, seed=key % 2 ** 31, keep=keep)
 
     def close(self) -> None:
         if self._rollout is not None:

@@ -14,6 +14,7 @@ from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import MLP, Scope, variables_by_name
 from dreamerv2_base.noise import Draws
 from dreamerv2_base.optimizer import Optimizer
+from dreamerv2_base.sums import gradient, total
 from dreamerv2_base.tf import tf
 
 # 'state', 'next_state' [N, S], 'action' [N, A], 'reward', 'terminal' [N].
@@ -104,7 +105,7 @@ class SAC(tf.Module):
             losses['policy'], log_pi = self.policy_loss(batch['state'], now)
             losses['alpha'] = self.temperature_loss(log_pi)
         grads = {
-            name: tape.gradient(losses[name], optimizer.targets)
+            name: gradient(tape, losses[name], optimizer.targets)
             for name, optimizer in self._optimizers.items()}
         del tape
         metrics['alpha'] = tf.exp(self.log_alpha)
@@ -127,7 +128,7 @@ class SAC(tf.Module):
         alive = self.settings.discount * (1.0 - batch['terminal'])
         goal = tf.stop_gradient(batch['reward'] + alive * future)
         values = self._values(self.critics, batch['state'], batch['action'])
-        loss = 0.5 * tf.add_n([
+        loss = 0.5 * total([
             tf.reduce_mean(tf.square(value - goal)) for value in values])
         return loss, {'q_mean': tf.reduce_mean(values[0]),
                       'q_target': tf.reduce_mean(goal)}

@@ -14,6 +14,7 @@ from dreamerv2_base.nets import MLP, Conv, ConvDecoder, Scope
 from dreamerv2_base.noise import Draws
 from dreamerv2_base.optimizer import LossScale
 from dreamerv2_base.rssm import State
+from dreamerv2_base.sums import total
 from dreamerv2_base.tf import tf
 from dreamerv2_base.world_model import (
     Batch,
@@ -116,7 +117,7 @@ class SeparatedWorldModel(WorldModel):
             metrics.update(found)
             exo.update(self.dissociation_loss(exo_feat, data, metrics))
             shared = float(self.config.loss_scales.get('image', 1.0)) * image
-            endo_loss, exo_loss = self.weighted(endo), tf.add_n([*exo.values()])
+            endo_loss, exo_loss = self.weighted(endo), total([*exo.values()])
             scaled = [self.loss_scale.scale(loss + shared)
                       for loss in (endo_loss, exo_loss)] if apart else (
                 self.loss_scale.scale(endo_loss + exo_loss + shared))

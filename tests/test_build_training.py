@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from datasets import build, recipes, rendering, state_episodes
-from datasets.behaviour import Replay, Training, within
+from datasets.behaviour import within
+from datasets.sac_behaviour import Replay, Training
 from dreamerv2_base.envs.rollout import Rollout
 from dreamerv2_base.errors import UserError
 from semopo_tf.environments import env_spec_from, make_env
@@ -37,8 +38,8 @@ def small(name, episodes, *flags, **changes):
 
 
 def training(folder, goal=(1e3, 2e3), *flags):
-    _, config = small('walker_walk_random', 3, *flags)
-    return Training(config, 'walker_walk', folder, 'x', goal)
+    recipe, config = small('walker_walk_random', 3, *flags, goal=goal)
+    return Training(recipe, config, folder, 'x')
 
 
 def digests(folder, pattern='*.npz'):

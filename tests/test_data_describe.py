@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import run
-from datasets import describe, registry, scene, table3
+from datasets import build, describe, registry, scene, table3
 from datasets.validate import validate
 from dreamerv2_base.errors import UserError
 from semopo_tf import settings
@@ -188,7 +188,9 @@ README = (ROOT / 'datasets' / 'README.md').read_text()
 def test_commands_of_the_readme_are_accepted(line):
     given = shlex.split(line)
     options, rest = run.parser(given=given).parse_known_args(given)
-    if options.command == 'data':
+    if given[:2] == ['data', 'build']:
+        build.resolve(build.wanted(options), rest)
+    elif options.command == 'data':
         assert rest == []
     else:
         settings.resolve(rest)

@@ -224,11 +224,13 @@ def test_slurm_file_runs_with_stand_ins(tmp_path):
     done = subprocess.run(
         ['bash', str(tmp_path / 'job.sh')], capture_output=True, text=True,
         check=False, env={**os.environ, 'CALLS': str(tmp_path / 'calls'),
+                          'HOME': str(tmp_path),
                           'PATH': f'{tmp_path}:{os.environ["PATH"]}',
                           'SLURM_JOB_NODELIST': 'node[1-2]',
                           'SLURM_JOB_NUM_NODES': '2'})
     assert done.returncode == 2  # that of run.py
     assert missing in done.stderr
+    assert (tmp_path / '.ray' / 'auth_token').exists()
     calls = sorted((tmp_path / 'calls').read_text().splitlines())
     assert len(calls) == 2
     assert '--exclude=node1' in calls[0]

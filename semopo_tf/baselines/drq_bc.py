@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from dreamerv2_base.nets import Scope, variables_by_name
 from dreamerv2_base.noise import Draws
+from dreamerv2_base.sums import total
 from dreamerv2_base.tf import tf
 from semopo_tf.baselines.bc import (
     Metrics,
@@ -133,8 +134,8 @@ class ActorCritic(tf.Module):
 
 def squared_errors(values, target: tf.Tensor) -> tf.Tensor:
     """Σ_i mean (Q_i − y)², []."""
-    return tf.add_n([tf.reduce_mean(tf.square(value - target))
-                     for value in values])
+    return total([tf.reduce_mean(tf.square(value - target))
+                  for value in values])
 
 
 class DrQAgent(tf.Module):

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dreamerv2_base.nets import MLP, Scope, variables_by_name
 from dreamerv2_base.noise import Draws
 from dreamerv2_base.optimizer import Optimizer
+from dreamerv2_base.sums import total
 from dreamerv2_base.tf import tf
 from dreamerv2_base.world_model import Metrics, gradients
 
@@ -96,11 +97,11 @@ class LompoAgent(tf.Module):
         values = [score(critic, rows['obs'], rows['actions'])
                   for critic in self.critics]
         errors = [tf.reduce_mean(tf.square(v - target)) for v in values]
-        loss = tf.add_n(errors)
+        loss = total(errors)
         metrics = {'q_mean': tf.reduce_mean(values[0]),
                    'target_mean': tf.reduce_mean(target)}
         if uniform is not None:
-            metrics['cql'] = tf.add_n([
+            metrics['cql'] = total([
                 self._conservative(critic, rows['obs'], value, uniform)
                 for critic, value in zip(self.critics, values, strict=True)])
             loss += self.config.lompo.alpha * metrics['cql']

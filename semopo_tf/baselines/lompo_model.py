@@ -50,8 +50,9 @@ class ResetAfterGRU(tf.Module):
         weights, recurrent, bias = (
             tf.cast(value, self._dtype)
             for value in (self.kernel, self.recurrent_kernel, self.bias))
-        mine = tf.split(tf.matmul(x, weights) + bias[0], 3, -1)
-        past = tf.split(tf.matmul(state, recurrent) + bias[1], 3, -1)
+        first, second = tf.unstack(bias)
+        mine = tf.split(tf.matmul(x, weights) + first, 3, -1)
+        past = tf.split(tf.matmul(state, recurrent) + second, 3, -1)
         keep = tf.sigmoid(mine[0] + past[0])
         reset = tf.sigmoid(mine[1] + past[1])
         candidate = tf.tanh(mine[2] + reset * past[2])

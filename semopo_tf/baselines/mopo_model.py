@@ -17,6 +17,7 @@ from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import Scope, activation
 from dreamerv2_base.noise import Draws
 from dreamerv2_base.optimizer import Optimizer
+from dreamerv2_base.sums import gradient, total
 from dreamerv2_base.tf import tf
 from semopo_tf import penalties
 
@@ -151,7 +152,7 @@ class DynamicsEnsemble(tf.Module):
         mean, logvar = self(inputs)
         errors = tf.square(mean - self._scaled(targets))
         fit = tf.reduce_mean(errors * tf.exp(-logvar) + logvar, [1, 2])
-        decay = tf.add_n([layer.decay() for layer in self._layers])
+        decay = total([layer.decay() for layer in self._layers])
         bounds = self._settings.bound_weight * (
             tf.reduce_sum(self.highest) - tf.reduce_sum(self.lowest))
         loss = tf.reduce_sum(fit) + decay + bounds
@@ -162,7 +163,7 @@ class DynamicsEnsemble(tf.Module):
         """One Adam update; arguments as of `loss`."""
         with tf.GradientTape() as tape:
             loss, metrics = self.loss(inputs, targets)
-        grads = tape.gradient(loss, self._optimizer.targets)
+        grads = gradient(tape, loss, self._optimizer.targets)
         return {**metrics, **self._optimizer.apply(grads)[0]}
 
     def errors(self, inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:

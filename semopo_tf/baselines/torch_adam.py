@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dreamerv2_base.nets import Scope
+from dreamerv2_base.sums import gradient
 from dreamerv2_base.tf import tf
 
 
@@ -62,6 +63,6 @@ def step(tape: tf.GradientTape, loss: tf.Tensor,
     """Differentiate once, then let the optimizers step in the given order."""
     targets = {key: value for optimizer in optimizers
                for key, value in optimizer.targets.items()}
-    grads = tape.gradient(loss, targets)
+    grads = gradient(tape, loss, targets)
     for optimizer in optimizers:
         optimizer.apply(grads)

@@ -65,7 +65,8 @@ class RayPool:
         if refused:
             raise UserError(
                 f'--ray {address}: expected a cluster, found none '
-                f'({refused}); start one: ray start --head, or give --ray '
+                f'({refused}); start one: ray start --head (if it has a '
+                'token: RAY_AUTH_MODE=token here as well), or give --ray '
                 'local')
 
     def submit(self, job: Job) -> None:

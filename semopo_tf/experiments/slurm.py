@@ -39,6 +39,10 @@ BODY = '''RAY="$PYTHON -m ray.scripts.scripts"
 HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 ADDRESS="$HEAD:$PORT"
 
+# Others on these machines could run code in a cluster without a token.
+export RAY_AUTH_MODE=token
+$RAY get-auth-token --generate > /dev/null
+
 srun --nodes=1 --ntasks=1 --overlap -w "$HEAD" \\
   $RAY start --head --port=$PORT --block &
 sleep 20
