@@ -51,14 +51,16 @@ class Learner:
         self._sample = tf.function(self.agent.sample)
         self._updates = tf.function(self._several)
 
-    def actor(self, rng: np.random.Generator) -> Actor:
-        """Actions drawn from the policy, as in training (6.6: unknown
-        whether the paper's were)."""
+    def actor(self, rng: np.random.Generator, noise: bool = True) -> Actor:
+        """Actions drawn from the policy; its modes without `noise`."""
+        share = float(noise)
+
         def act(rows: Arrays) -> np.ndarray:
-            noise = rng.standard_normal((len(rows['state']), self._size))
+            drawn = share * rng.standard_normal(
+                (len(rows['state']), self._size))
             return self._sample(
                 tf.constant(rows['state'], tf.float32),
-                tf.constant(noise, tf.float32))[0].numpy()
+                tf.constant(drawn, tf.float32))[0].numpy()
 
         return act
 
@@ -234,8 +236,9 @@ class Training:
     def _wave(self, tasks, learner: Learner, purpose: str,
               number: int) -> list[Arrays]:
         seed = fold(self._config.seed, 'behaviour', purpose, number)
+        noise = purpose == 'collect' or self._config.behaviour.frozen_noise
         return state_episodes.run(
-            tasks, learner.actor(np.random.default_rng(seed)),
+            tasks, learner.actor(np.random.default_rng(seed), noise),
             [episode_seed(seed, i) for i in range(len(tasks))])
 
     def _learn(self, learner: Learner, replay: Replay,

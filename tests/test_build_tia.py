@@ -195,6 +195,7 @@ def test_the_manifest_says_how_it_was_made(walker):
     assert manifests['medium']['totals']['episodes'] == 3
 
 
+@pytest.mark.slow
 def test_a_killed_build_ends_in_the_same_files(walker, tmp_path):
     """What is lost of training, replaying, the snapshot's waves and frames
     is made again, the same."""
@@ -257,6 +258,7 @@ def cars(tmp_path_factory):
         ('medium_replay', 2, None), ('medium', 3, (-100.0, 100.0))))
 
 
+@pytest.mark.slow
 def test_cars_are_kept_as_they_were_seen(cars):
     folder, _ = cars
     run = sorted((folder / 'buffer/run/episodes').glob('*.npz'))
@@ -272,6 +274,7 @@ def test_cars_are_kept_as_they_were_seen(cars):
     assert not (folder / 'buffer/episodes').exists()
 
 
+@pytest.mark.slow
 def test_cars_have_versions_and_no_background(cars):
     folder, manifests = cars
     for level, count in (('medium_replay', 2), ('medium', 3)):
@@ -287,6 +290,7 @@ def test_cars_have_versions_and_no_background(cars):
             'episodes', 'statistics'}
 
 
+@pytest.mark.slow
 def test_cars_of_a_killed_build_are_the_same(cars, tmp_path):
     folder, _ = cars
     wanted = digests(folder)

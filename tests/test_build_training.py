@@ -17,7 +17,7 @@ import pytest
 
 from datasets import build, recipes, rendering, state_episodes
 from datasets.behaviour import within
-from datasets.sac_behaviour import Replay, Training
+from datasets.sac_behaviour import Learner, Replay, Training
 from dreamerv2_base.envs.rollout import Rollout
 from dreamerv2_base.errors import UserError
 from semopo_tf.environments import env_spec_from, make_env
@@ -110,6 +110,19 @@ class _Started:
 def test_a_policy_of_a_band(returns, band, answer):
     """Its mean lies in the middle part, half of its episodes in the band."""
     assert within(returns, band) is answer
+
+
+def test_without_noise_the_policy_repeats_itself():
+    config = build.resolve(recipes.find('walker_walk_medium'), [
+        '--sac.units', '8'])
+    learner = Learner(config, 3, 2)
+    rows = {'state': np.ones((4, 3), np.float32)}
+
+    def actions(seed, noise):
+        return learner.actor(np.random.default_rng(seed), noise)(rows)
+
+    np.testing.assert_array_equal(actions(0, False), actions(1, False))
+    assert np.abs(actions(0, True) - actions(1, True)).min() > 0
 
 
 def test_the_replay_pairs_an_action_with_what_it_led_to():
