@@ -147,6 +147,7 @@ def test_where_sets_of_another_behaviour_lie(tmp_path, monkeypatch):
 # --------------------------------------------------------------- the walker
 
 
+# One fast test needs it: two would have two workers train it twice.
 @pytest.fixture(scope='module')
 def walker(tmp_path_factory):
     """random and medium, of one run."""
@@ -171,6 +172,7 @@ def test_states_are_those_of_the_run_and_frames_what_it_saw(walker):
         np.testing.assert_array_equal(shown['image'], seen['image'])
 
 
+@pytest.mark.slow
 def test_states_for_mopo_are_written(walker):
     import h5py
     with h5py.File(walker[0] / 'buffer' / 'states.hdf5') as file:
@@ -178,6 +180,7 @@ def test_states_for_mopo_are_written(walker):
         assert file['timeouts'][:].sum() == 2
 
 
+@pytest.mark.slow
 def test_the_manifest_says_how_it_was_made(walker):
     _, manifests = walker
     recipe = manifests['random']['recipe']
@@ -219,6 +222,7 @@ def test_a_killed_build_ends_in_the_same_files(walker, tmp_path):
     assert digests(tmp_path / 'killed') == wanted
 
 
+@pytest.mark.slow
 def test_another_configuration_needs_another_buffer(walker, tmp_path):
     recipe = recipe_of('walker_walk_random', 2)
     config = build.resolve(recipe, [*TINY, '--actor_ent', '0.5'])
@@ -226,6 +230,7 @@ def test_another_configuration_needs_another_buffer(walker, tmp_path):
         build.build(recipe, config, tmp_path, walker[0] / 'buffer', 1)
 
 
+@pytest.mark.slow
 def test_no_snapshot_in_the_band(walker, tmp_path):
     recipe = recipe_of('walker_walk_medium', 2, (900.0, 950.0))
     with pytest.raises(UserError, match=r'returns in \[900.0, 950.0\], found '
