@@ -26,7 +26,8 @@ from dreamerv2_base.logger import progress
 from semopo_tf.backgrounds import load_background
 from semopo_tf.environments import Distracted, EnvSpec, is_car_racing
 
-NO_BACKGROUND = ('task', 'size', 'action_repeat', 'time_limit')
+# Settings that frames depend on with and without a background.
+EVERYWHERE = ('task', 'size', 'action_repeat', 'time_limit')
 KEPT = ('action', 'reward', 'is_first', 'is_last', 'is_terminal', 'state')
 
 
@@ -145,7 +146,7 @@ def settings(spec: EnvSpec) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value
             for key, value in dataclasses.asdict(spec).items()
             if key != 'state_key' and (
-                key in NO_BACKGROUND or not is_car_racing(spec.task))}
+                key in EVERYWHERE or not is_car_racing(spec.task))}
 
 
 def _write(source: Path, image: np.ndarray, folder: Path, number: int,
