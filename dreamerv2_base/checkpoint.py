@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,26 @@ import numpy as np
 from dreamerv2_base.errors import UserError
 
 FORMAT = 1
+
+
+class Live(Mapping[str, np.ndarray]):
+    """The arrays of variables, each copied when it is asked for.
+
+    So a checkpoint is written without a second copy of everything. Values
+    change with the variables: `dict(live)` keeps them.
+    """
+
+    def __init__(self, variables: Mapping[str, Any]):
+        self._variables = dict(variables)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._variables[name].numpy()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._variables)
+
+    def __len__(self) -> int:
+        return len(self._variables)
 
 
 class Checkpoints:
@@ -68,7 +88,7 @@ class Checkpoints:
             shutil.rmtree(partial, ignore_errors=True)
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            size = sum(array.nbytes for array in arrays.values()) / 2 ** 20
+            size = _size(arrays) / 2 ** 20
             raise UserError(
                 f'{self.folder}: expected {size:.0f} MiB for a checkpoint, '
                 'found the disk full; free space and give the same command '
@@ -145,14 +165,26 @@ def restore(variables: Mapping[str, Any], arrays: Mapping[str, np.ndarray],
 
 def _expect_space(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
     # Asked before writing: a zip file that breaks off leaves more to mend.
-    needed = sum(array.nbytes for array in arrays.values()) + 2 ** 16
+    needed = _size(arrays) + 2 ** 16
     if shutil.disk_usage(folder).free < needed:
         raise OSError(errno.ENOSPC, 'too little space')
 
 
+def _size(arrays: Mapping[str, np.ndarray]) -> int:
+    """Bytes of all; `arrays` may make each one anew."""
+    return sum(arrays[name].nbytes for name in arrays)
+
+
 def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    # What numpy.savez writes; that one would hold all arrays at once.
     with path.open('wb') as file:
-        np.savez(file, **arrays)
+        with zipfile.ZipFile(file, 'w', allowZip64=True) as archive:
+            for name in arrays:
+                with archive.open(f'{name}.npy', 'w',
+                                  force_zip64=True) as entry:
+                    np.lib.format.write_array(
+                        entry, np.asanyarray(arrays[name]),
+                        allow_pickle=False)
         file.flush()
         os.fsync(file.fileno())
 

@@ -14,6 +14,7 @@ from dreamerv2_base.nets import MLP, ConvDecoder, Encoder, Scope
 from dreamerv2_base.noise import Draws
 from dreamerv2_base.optimizer import LossScale, Optimizer
 from dreamerv2_base.rssm import EnsembleRSSM, State
+from dreamerv2_base.slices import in_slices
 from dreamerv2_base.sums import gradient, total
 from dreamerv2_base.tf import tf
 
@@ -88,7 +89,7 @@ class WorldModel(tf.Module):
         `learn` False: no gradient of the weights will be taken.
         """
         embed = (data['embed'] if 'embed' in data
-                 else self.encoder(data['image']))
+                 else self.in_slices(self.encoder, data['image']))
         post, prior = self.rssm.observe(
             embed, data['action'], data['is_first'], draws, state, sample,
             learn)
@@ -115,8 +116,8 @@ class WorldModel(tf.Module):
         kl_loss, kl = self.rssm.kl_loss(post, prior, **self.config.kl)
         feat = self.rssm.get_feat(post)
         losses = {'kl': kl_loss, **self.head_losses(feat, data)}
-        image = UnitNormal(self.decode(self._reach('decoder', feat)), 3)
-        losses['image'] = -tf.reduce_mean(image.log_prob(data['image']))
+        losses['image'] = self.image_loss(
+            self.decode, self._reach('decoder', feat), image=data['image'])
         outputs = {'embed': embed, 'feat': feat, 'post': post,
                    'prior': prior, 'kl': kl}
         metrics = {f'{key}_loss': value for key, value in losses.items()}
@@ -131,6 +132,18 @@ class WorldModel(tf.Module):
             dist = head(self._reach(name, feat))
             losses[name] = -tf.reduce_mean(dist.log_prob(data[name]))
         return losses
+
+    def image_loss(self, decode: Callable[..., tf.Tensor], *feat: tf.Tensor,
+                   image: tf.Tensor) -> tf.Tensor:
+        """−ℓ: mean over frames of −log N(image; decode(*feat), 1), []."""
+        def log_prob(image, *feat):
+            return UnitNormal(decode(*feat), 3).log_prob(image)
+        return -tf.reduce_mean(self.in_slices(log_prob, image, *feat))
+
+    def in_slices(self, function: Callable[..., tf.Tensor],
+                  *inputs: tf.Tensor) -> tf.Tensor:
+        """function(*inputs) of frames [B, T, ...], `slice_frames` at once."""
+        return in_slices(function, self.config.slice_frames, *inputs)
 
     def weighted(self, losses: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Σ loss_scales[name] · loss, scale 1 where none is given."""

@@ -36,10 +36,12 @@ def training(config, weights: int) -> Estimate:
 
     Each convolution keeps its output before and after the activation (the
     gradient of ELU reads the latter, that of the convolution its input); the
-    gradients flowing back need about the two largest maps once more.
+    gradients flowing back need about the two largest maps once more. Of
+    encoders and decoders, `slice_frames` frames at a time.
     """
     size = config.offline_model_dataset
     frames = size.batch * size.length
+    at_once = min(config.slice_frames or frames, frames)
     item = 4 if config.precision == '32' else 2
     depth, streams = config.encoder.cnn_depth, 2 if config.separate_wm else 1
     encoder = 2 * sum(s * s * depth * 2 ** i
@@ -51,16 +53,16 @@ def training(config, weights: int) -> Estimate:
         f'weights, gradients, Adam: 4 x {weights:,} x 4 B': 16.0 * weights,
         f'frames, uint8 and {item} B: {frames} x 12288': (
             frames * 12288.0 * (1 + item)),
-        f'encoders: {streams} x {frames} x {encoder:,} x {item} B': (
-            float(streams * frames * encoder * item)),
-        f'decoders: {frames} x {decoders:,} x {item} B': (
-            float(frames * decoders * item)),
-        f'image likelihoods: {2 * streams} x {frames} x 12288 x 4 B': (
-            2.0 * streams * frames * 12288 * 4),
+        f'encoders: {streams} x {at_once} x {encoder:,} x {item} B': (
+            float(streams * at_once * encoder * item)),
+        f'decoders: {at_once} x {decoders:,} x {item} B': (
+            float(at_once * decoders * item)),
+        f'image likelihoods: {2 * streams} x {at_once} x 12288 x 4 B': (
+            2.0 * streams * at_once * 12288 * 4),
         f'recurrence: {streams} x {frames} x {rssm:,} x {item} B': (
             float(streams * frames * rssm * item)),
-        f'backward pass: 2 x {frames} x {last:,} x {item} B': (
-            2.0 * frames * last * item),
+        f'backward pass: 2 x {at_once} x {last:,} x {item} B': (
+            2.0 * at_once * last * item),
         'TensorFlow and CUDA context (assumed)': 1.0 * GIB,
     }
     return Estimate(parts)

@@ -82,8 +82,8 @@ class Method(Protocol):
         whole rollout.
         """
 
-    def state(self) -> dict[str, np.ndarray]:
-        """Everything a resumed run needs, by name."""
+    def state(self) -> Mapping[str, np.ndarray]:
+        """Everything a resumed run needs, by name, as it is now."""
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
         """Restore `state()`. Raises UserError on a missing or odd entry."""

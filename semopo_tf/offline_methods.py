@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamerv2_base.checkpoint import restore
+from dreamerv2_base.checkpoint import Live, restore
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import variables_by_name
 from dreamerv2_base.noise import CounterDraws, fold
@@ -72,10 +72,9 @@ class SeMOPO:
         """Actor mode from a sampled posterior (spec section 9)."""
         return self.agent.policy(observation, state, key)
 
-    def state(self) -> dict[str, np.ndarray]:
+    def state(self) -> Mapping[str, np.ndarray]:
         """Weights, slow critic, optimizers, normaliser: all variables."""
-        return {name: variable.numpy()
-                for name, variable in variables_by_name(self.agent).items()}
+        return Live(variables_by_name(self.agent))
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
         restore(variables_by_name(self.agent), state, 'checkpoint')

@@ -72,7 +72,7 @@ class DreamerV2(SeMOPO):
 
     def state(self) -> dict[str, np.ndarray]:
         """All variables, and where the collection stands."""
-        arrays = super().state()
+        arrays = dict(super().state())
         if self._collector is not None:
             arrays.update({f'{COLLECT}{key}': value for key, value
                            in self._collector.state().items()})

@@ -8,7 +8,6 @@ docs/training_step.md.
 
 from __future__ import annotations
 
-from dreamerv2_base.distributions import UnitNormal
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import MLP, Conv, ConvDecoder, Scope
 from dreamerv2_base.noise import Draws
@@ -109,9 +108,9 @@ class SeparatedWorldModel(WorldModel):
             endo, outputs, metrics = self.endogenous_losses(data, draws)
             exo, exo_feat, found = self.exogenous_losses(data, draws)
             metrics.update(found)
-            decoded = self.decoder(outputs['feat'], exo_feat)
-            image = UnitNormal(decoded['joint'], 3)
-            image = -tf.reduce_mean(image.log_prob(data['image']))
+            image = self.image_loss(
+                lambda endo, exo: self.decoder(endo, exo)['joint'],
+                outputs['feat'], exo_feat, image=data['image'])
             with tape.stop_recording():
                 found, head_grads = self.train_exogenous_head(exo_feat, data)
             metrics.update(found)
@@ -177,8 +176,8 @@ class SeparatedWorldModel(WorldModel):
             'disen/post_ent': tf.reduce_mean(
                 self.exo_rssm.get_dist(post).entropy())}
         if self._exo_only_weight:
-            alone = UnitNormal(self.exo_only_decoder(feat), 3)
-            alone = -tf.reduce_mean(alone.log_prob(data['image']))
+            alone = self.image_loss(
+                self.exo_only_decoder, feat, image=data['image'])
             weight = self._exo_only_weight
             losses['exo_only'] = weight ** 2 * alone
             metrics['disen/disen_only_image_loss'] = weight * alone
@@ -191,7 +190,8 @@ class SeparatedWorldModel(WorldModel):
         if self.config.disen_action_type == 'none':
             action = tf.zeros_like(action)
         return self.exo_rssm.observe(
-            self.exo_encoder(data['image']), action, data['is_first'], draws)
+            self.in_slices(self.exo_encoder, data['image']), action,
+            data['is_first'], draws)
 
     # Reward dissociation (spec section 5).
 

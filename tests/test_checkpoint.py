@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from dreamerv2_base.checkpoint import Checkpoints, restore
+from dreamerv2_base.checkpoint import Checkpoints, Live, restore
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.tf import tf
 
@@ -83,3 +83,25 @@ def test_restoring_is_all_or_nothing(found, message):
     np.testing.assert_array_equal(variable, [1.0, 2.0])
     restore({'w': variable}, {'w': np.float32([3, 4])}, 'here')
     np.testing.assert_array_equal(variable, [3, 4])
+
+
+def test_variables_are_copied_one_at_a_time(ckpt):
+    variables = {name: tf.Variable(np.arange(3, dtype=np.float32))
+                 for name in 'ab'}
+    live = Live(variables)
+    kept = dict(live)
+    variables['a'].assign([4.0, 5.0, 6.0])
+    assert live['a'][0] == 4
+    assert kept['a'][0] == 0
+    ckpt.save(1, live, {})
+    found, _ = ckpt.load()
+    np.testing.assert_array_equal(found['a'], [4, 5, 6])
+    np.testing.assert_array_equal(found['b'], [0, 1, 2])
+
+
+def test_arrays_lie_as_numpy_writes_them(ckpt, tmp_path):
+    path = ckpt.save(1, arrays(), {}) / 'arrays.npz'
+    np.savez(tmp_path / 'numpy.npz', **arrays())
+    with np.load(path) as ours, np.load(tmp_path / 'numpy.npz') as theirs:
+        assert ours.files == theirs.files
+        assert all(ours[k].dtype == theirs[k].dtype for k in ours.files)

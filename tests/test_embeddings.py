@@ -48,14 +48,14 @@ def test_policy_update_is_the_same_within_rounding(store, tmp_path):
     fast = phase.source(store).batch(0)
     slow = method(store, tmp_path, '--cache_embeddings', 'False').phases()[
         1].source(store).batch(0)
-    before = made.state()
+    before = dict(made.state())
     results = []
     for batch in (fast, slow):
         made.load(before)
         draws = CounterDraws(0, 'test', tf.constant(0, tf.int64))
         outputs, metrics = made.agent.agent_train(
             {k: tf.constant(v) for k, v in batch.items()}, draws)
-        results.append((outputs, metrics, made.state()))
+        results.append((outputs, metrics, dict(made.state())))
     for name in results[0][1]:
         np.testing.assert_allclose(
             results[0][1][name], results[1][1][name], rtol=1e-5, atol=1e-6)

@@ -18,6 +18,7 @@ SWITCHES = {
     'backward': ('--backward', 'separate'),
     'pixel': ('--pixel', 'convolution'),
     'actor_passes': ('--actor_passes', 'twice'),
+    'slice_frames': ('--slice_frames', '3'),
     'everything': ('--configs', 'debug', 'plain'),
 }
 
