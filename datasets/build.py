@@ -27,6 +27,7 @@ from datasets import (
     facts,
     manifest,
     recipes,
+    registry,
     rendering,
     state_episodes,
 )
@@ -126,7 +127,10 @@ def resolve(recipe: Recipe, arguments: list[str]) -> Any:
     if 'logdir' in flags:
         raise UserError('data build: expected no --logdir, found one: what '
                         'is trained lies in the buffer; give --buffer FOLDER')
-    presets = [*behaviour.kind(recipe).presets(recipe),
+    # A small set's own preset says what its frames look like.
+    entry = registry.SETS.get(recipe.name)
+    own = [entry.preset] if entry and entry.preset else []
+    presets = [*own, *behaviour.kind(recipe).presets(recipe),
                *flags.pop('configs', [])]
     keys = [part for key, values in flags.items()
             for part in (f'--{key}', *values)]

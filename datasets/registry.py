@@ -39,6 +39,8 @@ class DataSet:
       rewards: range of one row's reward, None where not known.
       background: 'grayscale' video, 'plain', or None where not known.
       statistics: of the returns.
+      preset: of configs.yaml, for what its frames show otherwise than usual;
+        building it and training on it apply it.
       note: what a user must know.
     """
 
@@ -55,6 +57,7 @@ class DataSet:
     rewards: tuple[float, float] | None = (0.0, 2.0)
     background: str | None = None
     statistics: Statistics = field(default_factory=Statistics)
+    preset: str = ''
     note: str = ''
     licence: str = LICENCE
 
@@ -98,6 +101,8 @@ def _built(task: str) -> DataSet:
         folder=f'built/{task}/mixed', layout='npz', size=64,
         source=f'run.py data build {task}_mixed', background='grayscale',
         licence='that of the videos behind the robot',
+        preset=('cartpole_swingup_mixed' if task == 'cartpole_swingup'
+                else ''),
         note='not a published set: every quality, for small experiments')
 
 

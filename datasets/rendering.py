@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from datasets import state_episodes
-from dreamerv2_base.envs.dmc import DMC
+from dreamerv2_base.envs.dmc import DMC, default_camera
 from dreamerv2_base.envs.rollout import Rollout, episode_seed
 from dreamerv2_base.episodes import KEYS, write_episode
 from dreamerv2_base.errors import UserError
@@ -28,6 +28,9 @@ from semopo_tf.environments import Distracted, EnvSpec, is_car_racing
 
 # Settings that frames depend on with and without a background.
 EVERYWHERE = ('task', 'size', 'action_repeat', 'time_limit')
+# … and with keys of configs.yaml, those that data and evaluation share.
+COMPARED = {'camera': 'dmc_camera', 'scene': 'scene', 'shadows': 'shadows',
+            'action_repeat': 'action_repeat'}
 KEPT = ('action', 'reward', 'is_first', 'is_last', 'is_terminal', 'state')
 
 
@@ -147,6 +150,26 @@ def settings(spec: EnvSpec) -> dict[str, Any]:
             for key, value in dataclasses.asdict(spec).items()
             if key != 'state_key' and (
                 key in EVERYWHERE or not is_car_racing(spec.task))}
+
+
+def differences(frames: Mapping[str, Any], spec: EnvSpec) -> list[str]:
+    """What an environment shows otherwise than a set's frames.
+
+    Args:
+      frames: of the manifest's recipe (`settings`).
+      spec: of the run that is trained on them.
+
+    Returns one note per key of configs.yaml; videos are not compared.
+    """
+    here, there = settings(spec), dict(frames)
+    for known in (here, there):
+        if known.get('camera') == -1:
+            known['camera'] = default_camera(spec.task)
+    return [
+        f'{key}: the data were rendered with {there[name]}, this run is '
+        f'evaluated with {here[name]}; give --{key} {there[name]}'
+        for name, key in COMPARED.items()
+        if name in there and name in here and there[name] != here[name]]
 
 
 def _write(source: Path, image: np.ndarray, folder: Path, number: int,

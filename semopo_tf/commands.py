@@ -17,10 +17,29 @@ def train(arguments: list[str]) -> int:
     """Train a method, or go on with the run in its folder."""
     config, names = settings.resolve(arguments)
     notes = settings.warnings(config, parse_flags(arguments))
+    notes += data_notes(config)
     for note in notes:
         print(f'warning: {note}', file=sys.stderr)
     return train_run(config, names, notes,
                      f'python run.py train {" ".join(arguments)}')
+
+
+def data_notes(config: Config) -> list[str]:
+    """Where the data were rendered otherwise than the run is evaluated.
+
+    Told of sets that `data build` made; others do not say.
+    """
+    from datasets import manifest, rendering
+    from semopo_tf.environments import env_spec_from
+    if registry.method_name(config) in registry.ONLINE:
+        return []
+    notes: list[str] = []
+    for folder in config.offline_dir:
+        recipe = (manifest.load(Path(folder)) or {}).get('recipe') or {}
+        if 'frames' in recipe:
+            notes += rendering.differences(
+                recipe['frames'], env_spec_from(config))
+    return list(dict.fromkeys(notes))
 
 
 def train_run(config: Config, names: list[str], notes: list[str],

@@ -8,9 +8,11 @@ import json
 import numpy as np
 import pytest
 
-from datasets import behaviour, build, recipes, state_episodes
+from datasets import behaviour, build, recipes, rendering, state_episodes
 from datasets.selection import select
 from dreamerv2_base.errors import UserError
+from semopo_tf import commands, settings
+from semopo_tf.environments import EnvSpec
 
 INF = float('inf')
 
@@ -221,3 +223,28 @@ def test_a_scripted_set_and_its_manifest(tmp_path, capsys):
         call(*arguments, '--seed', '1')
     with pytest.raises(UserError, match='found 2000'):
         call(*arguments, '--scene', 'grey_floor')
+
+
+def test_a_sets_own_preset_says_what_its_frames_look_like():
+    recipe = recipes.find('cartpole_swingup_mixed')
+    assert build.resolve(recipe, []).dmc_camera == 1
+    assert build.resolve(recipe, ['--dmc_camera', '0']).dmc_camera == 0
+    recipe = recipes.find('walker_walk_mixed')
+    assert build.resolve(recipe, []).dmc_camera == -1
+
+
+def test_training_tells_where_evaluation_shows_something_else(tmp_path):
+    def notes(*flags):
+        return commands.data_notes(settings.resolve([
+            '--configs', 'released', '--offline_dir', str(tmp_path),
+            '--task', 'dmcdrv_cartpole_swingup', *flags])[0])
+
+    assert notes() == []
+    spec = EnvSpec('cartpole_swingup', camera=1, shadows=False)
+    (tmp_path / 'manifest.json').write_text(json.dumps({
+        'format': 1, 'recipe': {'frames': rendering.settings(spec)}}))
+    camera, shadows = notes('--dmc_camera', '-1')
+    assert camera == ('dmc_camera: the data were rendered with 1, this run is '
+                      'evaluated with 0; give --dmc_camera 1')
+    assert shadows.endswith('give --shadows False')
+    assert notes('--dmc_camera', '1', '--shadows', 'False') == []

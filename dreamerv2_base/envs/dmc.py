@@ -21,6 +21,11 @@ BLUE_CHECKER = ((.1, .1, .4), (.2, .2, .8))
 GREY_DOMAINS = ('walker', 'cheetah', 'hopper', 'stacker')
 
 
+def default_camera(task: str) -> int:
+    """The camera of a task, or of all tasks of a domain."""
+    return 2 if 'quadruped' in task else 0
+
+
 class DMC:
     """A task of the DM Control suite.
 
@@ -45,7 +50,7 @@ class DMC:
         self._random = np.random.RandomState(0)
         self._env, domain = _load(task, self._random)
         if camera == -1:
-            camera = 2 if domain == 'quadruped' else 0
+            camera = default_camera(domain)
         self._size, self._repeat, self._camera = size, action_repeat, camera
         self._limit, self._count = time_limit, 0
         self._state_key = state_key

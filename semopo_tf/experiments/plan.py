@@ -113,7 +113,8 @@ def configs(cells: Sequence[Cell]) -> dict[str, Config]:
     found: dict[str, Config] = {}
     cache: dict[tuple, Config] = {}
     for cell in cells:
-        names = scales.presets_of(scales.SCALES[cell.scale], cell.system)
+        names = scales.presets_of(
+            scales.SCALES[cell.scale], cell.system, cell.set)
         changes = scales.overrides_of(cell)
         key = (names, tuple(sorted(changes.items())))
         if key not in cache:

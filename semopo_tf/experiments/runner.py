@@ -280,7 +280,7 @@ def make_row(job: Job, variant: str, finals: Sequence[dict[str, Any]],
     return Row(
         run=cell.run(variant), system=cell.system,
         presets=list(scales.presets_of(
-            scales.SCALES[cell.scale], cell.system)),
+            scales.SCALES[cell.scale], cell.system, cell.set)),
         set=cell.set, task=entry.task, level=entry.level, seed=cell.seed,
         scale=cell.scale, variant=variant,
         commit=versions.pop('commit'), dirty=versions.pop('dirty'),

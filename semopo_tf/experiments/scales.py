@@ -61,8 +61,19 @@ _HOPPER = {
                   'disen_scales.reward': '30000'}}
 
 
-def presets_of(scale: Scale, system: str) -> tuple[str, ...]:
-    """Presets of configs.yaml for a system at a scale, in order."""
+def presets_of(scale: Scale, system: str, data: str = '',
+               ) -> tuple[str, ...]:
+    """Presets of configs.yaml for a system at a scale, in order.
+
+    `data`: name of the set, whose own preset comes last if its frames have
+    something that the method's do not know of.
+    """
+    entry = registry.SETS.get(data)
+    own = (entry.preset,) if entry and entry.preset else ()
+    return (*_method_presets(scale, system), *own)
+
+
+def _method_presets(scale: Scale, system: str) -> tuple[str, ...]:
     preset, family = SYSTEMS[system].preset, SYSTEMS[system].family
     if (scale.name == 'paper' and family == 'dreamer'
             and system != 'Offline DV2'):
@@ -100,7 +111,8 @@ def task_key(entry: registry.DataSet) -> str:
 def arguments(cell: Cell, folder: Path, logdir: Path, video_dir: str | None,
               ) -> list[str]:
     """Flags of `run.py train` for a cell."""
-    flags = ['--configs', *presets_of(SCALES[cell.scale], cell.system)]
+    flags = ['--configs',
+             *presets_of(SCALES[cell.scale], cell.system, cell.set)]
     for key, value in overrides_of(cell).items():
         flags += [f'--{key}', value]
     flags += ['--offline_dir', str(folder), '--seed', str(cell.seed),
