@@ -122,7 +122,7 @@ def _levels(task: str) -> list[Recipe]:
 def _mixed(task: str, top: float, goal: Band) -> Recipe:
     """Every quality from the untrained policy's up, for small experiments."""
     return Recipe(f'{task}_mixed', task, 'sac', 'training', (0.0, top),
-                  'spread', 50, goal)
+                  'spread', 60, goal)
 
 
 def _scripted(task: str, policy: str) -> Recipe:

@@ -96,10 +96,12 @@ def _vd4rl(task: str, level: str, size: int) -> DataSet:
 
 
 def _built(task: str) -> DataSet:
+    repeat = 8 if task == 'cartpole_swingup' else 2
     return DataSet(
         name=f'{task}_mixed', family='built', task=task, level='mixed',
         folder=f'built/{task}/mixed', layout='npz', size=64,
         source=f'run.py data build {task}_mixed', background='grayscale',
+        rows=1000 // repeat + 1, rewards=(0.0, float(repeat)),
         licence='that of the videos behind the robot',
         preset=('cartpole_swingup_mixed' if task == 'cartpole_swingup'
                 else ''),

@@ -26,6 +26,7 @@ from semopo_tf.experiments.grid import SYSTEMS, Cell
 from semopo_tf.experiments.results import Row
 
 ACTIONS = 6
+TIME_LIMIT = 1000          # control steps of an episode, unless told otherwise
 # docs/performance.md: a released model update of 4x50 frames, two cores.
 CPU_SPEED = 285e9 / 2.16
 # Seconds per update at batch 256 and published sizes, two cores (issue 6).
@@ -62,8 +63,7 @@ def estimate(cell: Cell, config: Config, rows: Sequence[Row] = (),
         return Estimate(statistics.median(known),
                         f'{len(known)} finished')
     evaluations = config.steps // config.agent_train_steps
-    steps = 501 if not config.time_limit else (
-        config.time_limit // config.action_repeat)
+    steps = (config.time_limit or TIME_LIMIT) // config.action_repeat
     episodes = config.eval_eps * evaluations + config.final_eval_eps * len(
         cell.variants)
     if SYSTEMS[cell.system].family == 'drq':
