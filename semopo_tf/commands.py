@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dreamerv2_base.config import Config, load_config, parse_flags
+from dreamerv2_base.config import Config, parse_flags
 from dreamerv2_base.errors import UserError
 from semopo_tf import registry, settings
 
@@ -206,7 +206,7 @@ def run_config(folder: Path) -> Config:
     if not path.exists():
         raise UserError(f'{folder}: expected a run folder with config.yaml, '
                         'found none; give the --logdir of a run')
-    return settings.check(load_config(path))
+    return settings.check(settings.saved(path))
 
 
 def record_start(run, config: Config, store, presets: list[str],

@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from dreamerv2_base.config import load_config
 from dreamerv2_base.logger import read_rows
-from semopo_tf import report_plots
+from semopo_tf import report_plots, settings
 
 VIDEO_BUDGET = 12 * 2 ** 20  # bytes of films that a page may hold
 
@@ -78,7 +77,7 @@ class _Run:
     def __init__(self, folder: Path):
         self.folder = folder
         self.name = html.escape(folder.name)
-        self.config = load_config(folder / 'config.yaml')
+        self.config = settings.saved(folder / 'config.yaml')
         self.metrics = read_rows(folder / 'metrics.jsonl')
         self.episodes = read_rows(folder / 'episodes.jsonl')
         self.timings = read_rows(folder / 'timings.jsonl')

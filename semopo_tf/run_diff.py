@@ -7,9 +7,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from dreamerv2_base.config import Config, load_config
+from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import read_rows
+from semopo_tf import settings
 
 
 def compare(left: Path, right: Path) -> list[str]:
@@ -34,7 +35,7 @@ def _config(folder: Path) -> Config:
     if not path.exists():
         raise UserError(f'{folder}: expected a run folder with config.yaml, '
                         'found none; give the --logdir of a run')
-    return load_config(path)
+    return settings.saved(path)
 
 
 def _data(left: Path, right: Path) -> list[str]:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from dreamerv2_base.checkpoint import Checkpoints
-from dreamerv2_base.config import Config, load_config
+from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import Logger
+from semopo_tf import settings
 
 # Keys that may change between the parts of a run: no number depends on them.
 FREE_KEYS = frozenset({
@@ -82,7 +83,7 @@ class RunFolder:
         path = self.path / 'config.yaml'
         if path.exists():
             changed = {key: pair for key, pair in
-                       load_config(path).difference(config).items()
+                       settings.saved(path).difference(config).items()
                        if key not in FREE_KEYS}
             if changed:
                 shown = ', '.join(f'{key} {old!r} -> {new!r}' for

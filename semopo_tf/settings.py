@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dreamerv2_base.config import Config, Presets
+from dreamerv2_base.config import Config, Presets, load_config
 from dreamerv2_base.errors import UserError
 from semopo_tf import controllers, registry
 
@@ -70,6 +70,16 @@ def resolve(arguments: list[str]) -> tuple[Config, list[str]]:
     """Command line -> checked configuration and the names of its presets."""
     config, names = presets().parse(arguments)
     return check(config), names
+
+
+def saved(path: Path) -> Config:
+    """The configuration in a run's config.yaml.
+
+    Keys that are newer than the run get their defaults, which compute what
+    was computed before there were such keys. Raises UserError for keys that
+    are no more.
+    """
+    return presets().defaults.update(load_config(path).flat(), str(path))
 
 
 def check(config: Config) -> Config:

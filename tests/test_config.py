@@ -171,3 +171,16 @@ def test_penalty_weight_of_methods_with_their_own_penalty_has_effect():
         notes = settings.warnings(config, flags)
         assert any('offline_lmbd has no effect' in note
                    for note in notes) == warned
+
+
+def test_runs_of_before_a_key_have_its_default(tmp_path):
+    config, _ = settings.resolve(['--configs', 'debug', '--seed', '3'])
+    path = tmp_path / 'config.yaml'
+    config.save(path)
+    assert settings.saved(path).flat() == config.flat()
+    path.write_text(''.join(line for line in path.read_text().splitlines(True)
+                            if not line.startswith('slice_frames')))
+    assert settings.saved(path).flat() == config.flat()
+    path.write_text(path.read_text() + 'no_such_key: 1\n')
+    with pytest.raises(UserError, match=r'config\.yaml.*no_such_key|no_such_'):
+        settings.saved(path)

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from datasets import registry
-from dreamerv2_base.config import Config, load_config
+from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
+from semopo_tf import settings
 from semopo_tf.experiments import scales
 from semopo_tf.experiments.grid import COLOUR, SYSTEMS, Cell
 from semopo_tf.experiments.results import Row
@@ -284,7 +285,7 @@ def make_row(job: Job, variant: str, finals: Sequence[dict[str, Any]],
         set=cell.set, task=entry.task, level=entry.level, seed=cell.seed,
         scale=cell.scale, variant=variant,
         commit=versions.pop('commit'), dirty=versions.pop('dirty'),
-        config_hash=config_hash(load_config(logdir / 'config.yaml')),
+        config_hash=config_hash(settings.saved(logdir / 'config.yaml')),
         data_digest=data['digest'], versions=versions,
         device=versions['devices'][0],
         hours=sum(row['seconds'] for row in read_lines(job.spent)) / 3600,
