@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from datasets.state_episodes import StateTask
+from dreamerv2_base.tf import tf
 from semopo_tf import settings
-from semopo_tf.experiments import probe, separation
+from semopo_tf.experiments import action_effects, probe, separation
 from semopo_tf.experiments.fresh import FreshEpisode, collect_fresh
 
 # The mask against the simulator's truth.
@@ -31,6 +33,7 @@ def fresh_of(length=14, episodes=4, background=True, seed=0):
     return [FreshEpisode(
         {'image': np.full((length, 4, 4, 3), number, np.uint8)}, robot,
         rng.standard_normal((length, 5)).astype(np.float32),
+        np.tile([0, .8, 0, 0], (length, 1)).astype(np.float64),
         np.tensordot(rng.uniform(size=(length, 3)), scenes, 1).astype(np.uint8)
         if background else None) for number in range(episodes)]
 
@@ -146,3 +149,62 @@ def test_fresh_truth_is_that_of_the_same_frame():
     assert one.state.shape == (21, 24)
     assert 'state' not in one.arrays
     assert (one.arrays['image'] != two.arrays['image']).any()
+
+
+# What actions earn.
+
+
+class Told:
+    """A model in which an action's first part is the reward it earns."""
+
+    action_size = 1
+
+    def __init__(self):
+        self.rssm, self.heads = self, {'reward': self._reward}
+        self.dtype = tf.float32
+
+    def imagine(self, action, start, draws):
+        self.start = start
+        return {'action': action}
+
+    def get_feat(self, state):
+        return state['action']
+
+    def _reward(self, feat):
+        self.reward = feat[..., 0]
+        return self
+
+    def mode(self):
+        return self.reward
+
+
+def test_action_effects_beside_the_simulator():
+    config, _ = settings.resolve([
+        '--configs', 'debug', '--task', 'dmcdrv_cartpole_swingup',
+        '--action_repeat', '8'])
+    fresh = fresh_of()
+    index = separation.choose_rows([14] * 4, 100, 10, 0)
+    found = action_effects.action_effects(
+        config, Told(), fresh, index, {'deter': np.zeros((16, 2))}, 3)
+    predicted = found['action_effects/predicted']
+    horizon = config.imag_horizon
+    assert set(predicted) == {-2.0 * horizon, 2.0 * horizon}
+    # From one state only the sign of the push counts.
+    true = found['action_effects/true']
+    assert len(set(np.abs(true).round(5))) == 1
+    assert np.abs(true[0]) > .01
+    assert abs(found['action_effects/correlation']) == pytest.approx(1)
+    # What lifts the pole: pushing the cart towards its tip.
+    task = StateTask('cartpole_swingup', action_repeat=8)
+    state = fresh[0].physics[0]        # it leans to where a push of 1 goes
+    better, worse = (action_effects.simulated(
+        task, state, np.array([push]), horizon) for push in (1.0, -1.0))
+    assert better > worse
+    assert action_effects.simulated(
+        task, state, np.array([1.0]), horizon) == better
+
+
+def test_correlation_with_what_never_changes_is_not_a_number():
+    assert np.isnan(action_effects.correlation(np.ones(3), np.arange(3)))
+    assert action_effects.correlation(
+        np.arange(3.), -np.arange(3.)) == pytest.approx(-1)

@@ -30,6 +30,7 @@ class FreshEpisode:
       arrays: of the episode format (image, action, reward, flags).
       robot: bool [L, h, w], the pixels of moving bodies.
       state: float32 [L, D], the task's own observation.
+      physics: float64 [L, P], what the simulator needs to stand there again.
       background: uint8 [L, h, w, C], the video frame behind each frame; None
         without a video.
     """
@@ -37,6 +38,7 @@ class FreshEpisode:
     arrays: Arrays
     robot: np.ndarray
     state: np.ndarray
+    physics: np.ndarray
     background: np.ndarray | None
 
     def __len__(self) -> int:
@@ -46,7 +48,8 @@ class FreshEpisode:
 class Revealed:
     """An environment whose observations show the simulator's truth too.
 
-    Adds `robot` bool [h, w] to the observations of `make_env(spec)`.
+    Adds `robot` bool [h, w] and `physics` float64 [P] to the observations of
+    `make_env(spec)`.
     """
 
     def __init__(self, env: Any):
@@ -68,7 +71,8 @@ class Revealed:
         self._env.close()
 
     def _with_truth(self, observation: dict[str, Any]) -> dict[str, Any]:
-        return {**observation, 'robot': self._simulator.segmentation()}
+        return {**observation, 'robot': self._simulator.segmentation(),
+                'physics': self._simulator.get_state().copy()}
 
 
 def make_revealed(spec: EnvSpec) -> Revealed:
@@ -105,10 +109,11 @@ def collect_fresh(config, seed: int, episodes: int = EPISODES,
 
 def _fresh(episode, video: np.ndarray | None) -> FreshEpisode:
     arrays = dict(episode.arrays)
-    robot, state = arrays.pop('robot'), arrays.pop('state')
+    robot, state, physics = (
+        arrays.pop(key) for key in ('robot', 'state', 'physics'))
     behind = None
     if video is not None:
         # Every action moves the video on by one frame, cyclically.
         rows = (episode.background + np.arange(episode.length)) % len(video)
         behind = np.asarray(video[rows])
-    return FreshEpisode(arrays, robot, state, behind)
+    return FreshEpisode(arrays, robot, state, physics, behind)

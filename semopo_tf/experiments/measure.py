@@ -28,6 +28,7 @@ NAMES = {
     'entropy': 'action entropy of batches under both samplings',
     'separation': 'the learned mask against the simulator\'s segmentation',
     'probe': 'what a linear map reads from the features',
+    'action_effects': 'what actions earn: the model beside the simulator',
 }
 
 
@@ -78,20 +79,21 @@ def check(config, names: Sequence[str]) -> None:
             f'measure: expected a run of {", ".join(measured)}, found '
             f'{method}, which has no latent states to measure; give another '
             'run folder')
-    if 'entropy' in names and method == 'lompo':
+    theirs = [name for name in ('entropy', 'action_effects') if name in names]
+    if theirs and method == 'lompo':
         raise UserError(
-            'measure: expected a run of semopo or offline_dv2 for entropy '
-            '(the two samplings are theirs), found lompo; leave entropy out '
-            'of --names')
+            'measure: expected a run of semopo or offline_dv2 for '
+            f'{theirs[0]}, found lompo; leave {theirs[0]} out of --names')
     if 'separation' in names and not config.separate_wm:
         raise UserError(
             'measure: expected a run with two streams for separation, found '
             'separate_wm False, which learns no mask; leave separation out '
             'of --names')
     simulated = config.task.startswith(('dmc_', 'dmcdrv_'))
-    if {'separation', 'probe'} & set(names) and not simulated:
+    truth = ('separation', 'probe', 'action_effects')
+    if set(truth) & set(names) and not simulated:
         raise UserError(
-            'measure: expected a DM Control task for separation and probe '
+            f'measure: expected a DM Control task for {", ".join(truth)} '
             f"(the truth is the simulator's), found {config.task}; leave "
             'them out of --names')
 
@@ -247,7 +249,20 @@ def _probe(trained: TrainedRun, samples: int) -> Arrays:
                        'cartpole' in trained.config.task)
 
 
+def _action_effects(trained: TrainedRun, samples: int) -> Arrays:
+    from semopo_tf.experiments import separation
+    from semopo_tf.experiments.action_effects import action_effects
+    from semopo_tf.experiments.streams import EARLIEST, rows_of, streams_of
+    index = separation.choose_rows(
+        [len(one) for one in trained.fresh], samples, EARLIEST, trained.seed)
+    acting = streams_of(trained.model)[0].name
+    return action_effects(
+        trained.config, trained.model, trained.fresh, index,
+        rows_of(trained.fresh_states, index)[acting], trained.seed)
+
+
 MEASURES: dict[str, Callable[[TrainedRun, int], Arrays]] = {
     'uncertainty': _uncertainty, 'frames': _frames,
     'reconstruction': _reconstruction, 'entropy': _entropy,
-    'separation': _separation, 'probe': _probe}
+    'separation': _separation, 'probe': _probe,
+    'action_effects': _action_effects}
