@@ -39,15 +39,17 @@ class System:
 
 
 _STREAMS = ('uncertainty', 'frames', 'reconstruction')
+NEED_SIMULATOR = ('separation', 'probe', 'action_effects')
 
 SYSTEMS: dict[str, System] = {system.name: system for system in (
     System('SeMOPO', 'semopo', 'released',
-           quantities=(*_STREAMS, 'entropy', 'separation', 'probe')),
+           quantities=(*_STREAMS, 'entropy', *NEED_SIMULATOR)),
     # At small scales beside the released settings; at scale `paper` it is
     # what 'SeMOPO' means.
     System('SeMOPO (paper)', 'semopo_paper', 'paper',
-           quantities=(*_STREAMS, 'separation', 'probe')),
-    System('Offline DV2', 'offline_dv2', 'offline_dv2', quantities=_STREAMS),
+           quantities=(*_STREAMS, *NEED_SIMULATOR)),
+    System('Offline DV2', 'offline_dv2', 'offline_dv2',
+           quantities=(*_STREAMS, 'action_effects')),
     System('LOMPO', 'lompo', 'lompo', 'lompo', ('uncertainty',)),
     System('DrQ+BC', 'drq_bc', 'drq_bc', 'drq'),
     System('DrQ+CQL', 'drq_cql', 'drq_cql', 'drq'),

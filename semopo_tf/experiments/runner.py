@@ -26,7 +26,7 @@ from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
 from semopo_tf import settings
 from semopo_tf.experiments import scales
-from semopo_tf.experiments.grid import COLOUR, SYSTEMS, Cell
+from semopo_tf.experiments.grid import COLOUR, NEED_SIMULATOR, SYSTEMS, Cell
 from semopo_tf.experiments.results import Row
 from semopo_tf.run_folder import FREE_KEYS
 
@@ -240,7 +240,7 @@ def wanted_quantities(cell: Cell) -> tuple[str, ...]:
         return ()
     names = SYSTEMS[cell.system].quantities
     if entry.task == 'car_racing':
-        names = tuple(n for n in names if n not in ('separation', 'probe'))
+        names = tuple(n for n in names if n not in NEED_SIMULATOR)
     return names
 
 

@@ -79,7 +79,10 @@ def _method_presets(scale: Scale, system: str) -> tuple[str, ...]:
             and system != 'Offline DV2'):
         ablation = () if preset in ('released', 'paper') else (preset,)
         return ('paper', *ablation)
-    return (preset, *scale.presets.get(family, ()))
+    chosen = (preset, *scale.presets.get(family, ()))
+    if system == 'SeMOPO (paper)' and len(chosen) > 1:
+        return (*chosen, 'small_paper')
+    return chosen
 
 
 def overrides_of(cell: Cell) -> dict[str, str]:
