@@ -133,7 +133,7 @@ def test_disk_full_while_saving(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, 'No space left on device')
     with monkeypatch.context() as patch:
-        patch.setattr(np, 'savez', full)
+        patch.setattr(np.lib.format, 'write_array', full)
         with pytest.raises(UserError, match='disk full'):
             ckpt.save(2, {'a': np.ones(3)}, {})
     assert ckpt.positions() == [1]
