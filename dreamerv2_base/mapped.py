@@ -163,13 +163,12 @@ def _convert_once(job: _Job, places: list[Path]) -> MappedFolder:
             return found
         _check_space(job, place)
         try:
-            _convert(job, place)
+            found = _convert(job, place)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise UserError(_full(job, place, 'the disk full')) from None
-        found = _mapped(job, place)
-    if found is None:
+    if found is None or _changed(job):
         raise UserError(f'{job.folder}: expected files at rest, found them '
                         'changed while they were read; start again when they '
                         'are complete')
@@ -218,8 +217,20 @@ def _full(job: _Job, place: Path, found: str) -> str:
             'another disk')
 
 
-def _convert(job: _Job, place: Path) -> None:
-    """Write the arrays to a temporary folder, then rename it into place."""
+def _changed(job: _Job) -> bool:
+    """Whether the files are not those any more that the job began with."""
+    try:
+        return _listing(job.files, job.extra_keys) != job.listing
+    except OSError:
+        return True
+
+
+def _convert(job: _Job, place: Path) -> MappedFolder | None:
+    """Write the arrays to a temporary folder, then rename it into place.
+
+    What is returned was opened before: without locks another process may put
+    its own conversion there, which holds the same.
+    """
     work = Path(tempfile.mkdtemp(
         prefix=_prefix('mapping', place), dir=place.parent))
     # Others who share the data may read it (temporary folders are private).
@@ -230,7 +241,9 @@ def _convert(job: _Job, place: Path) -> None:
             for path in _progress(job.files):
                 writer.read(path)
             writer.finish()
+        found = _mapped(job, work)
         _install(job, work, place)
+        return found
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

@@ -168,3 +168,22 @@ def test_discount_in_some_files_alone(tmp_path):
     store = open_store([tmp_path / 'b', tmp_path / 'c'])
     assert store.ignored == ['discount']
     assert 'discount' not in store.keys
+
+
+def test_another_conversion_in_its_place_does_no_harm(tmp_path, monkeypatch):
+    fill(tmp_path, 3)
+    monkeypatch.setattr(mapped, '_install', lambda job, work, place: None)
+    store = open_store([tmp_path])
+    np.testing.assert_array_equal(store.episode(2)['image'], make(2)['image'])
+
+
+def test_files_that_change_meanwhile_are_an_error(tmp_path, monkeypatch):
+    fill(tmp_path, 3)
+    install = mapped._install
+
+    def late(job, work, place):
+        os.utime(job.files[0], (1, 1))
+        install(job, work, place)
+    monkeypatch.setattr(mapped, '_install', late)
+    with pytest.raises(UserError, match='changed while they were read'):
+        open_store([tmp_path])
