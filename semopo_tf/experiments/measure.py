@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from dreamerv2_base.errors import UserError
+from semopo_tf.experiments.grid import NEED_SIMULATOR
 
 Arrays = dict[str, np.ndarray]
 
@@ -90,10 +91,10 @@ def check(config, names: Sequence[str]) -> None:
             'separate_wm False, which learns no mask; leave separation out '
             'of --names')
     simulated = config.task.startswith(('dmc_', 'dmcdrv_'))
-    truth = ('separation', 'probe', 'action_effects')
-    if set(truth) & set(names) and not simulated:
+    if set(NEED_SIMULATOR) & set(names) and not simulated:
         raise UserError(
-            f'measure: expected a DM Control task for {", ".join(truth)} '
+            'measure: expected a DM Control task for '
+            f'{", ".join(NEED_SIMULATOR)} '
             f"(the truth is the simulator's), found {config.task}; leave "
             'them out of --names')
 
