@@ -23,14 +23,18 @@ from dreamerv2_base.envs.rollout import Rollout, episode_seed
 from dreamerv2_base.episodes import KEYS, write_episode
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import progress
-from semopo_tf.backgrounds import load_background
-from semopo_tf.environments import Distracted, EnvSpec, is_car_racing
+from semopo_tf.environments import (
+    Distracted,
+    EnvSpec,
+    background_of,
+    is_car_racing,
+)
 
 # Settings that frames depend on with and without a background.
 EVERYWHERE = ('task', 'size', 'action_repeat', 'time_limit')
 # … and with keys of configs.yaml, those that data and evaluation share.
 COMPARED = {'camera': 'dmc_camera', 'scene': 'scene', 'shadows': 'shadows',
-            'action_repeat': 'action_repeat'}
+            'action_repeat': 'action_repeat', 'video_alpha': 'video_alpha'}
 KEPT = ('action', 'reward', 'is_first', 'is_last', 'is_terminal', 'state')
 
 
@@ -73,9 +77,7 @@ class Replayed:
         self._stage = Stage(
             spec.task, spec.size, spec.action_repeat, spec.camera, spec.scene,
             spec.shadows)
-        video = load_background(
-            spec.video_dir, spec.size, spec.grayscale, spec.background_seed,
-            spec.video_frames)
+        video = background_of(spec)
         self._env = (self._stage if video is None
                      else Distracted(self._stage, video))
         self.action_size = self._stage.action_size

@@ -35,6 +35,20 @@ def composite(frame: np.ndarray, background: np.ndarray) -> np.ndarray:
     return np.where(masked[..., None], background, frame)
 
 
+def faded(background: np.ndarray, alpha: float) -> np.ndarray:
+    """Frames at opacity `alpha` in [0, 1] over black, rounded down.
+
+    The Distracting Control Suite's name for how strong a video is; 1 is the
+    video as it is, and the paper's. Raises UserError for another value.
+    """
+    if not 0 <= alpha <= 1:
+        raise UserError(f'video_alpha: expected 0 (black) to 1 (the video as '
+                        f'it is), found {alpha}; give --video_alpha 1')
+    if alpha == 1:
+        return background
+    return (background * np.float32(alpha)).astype(np.uint8)
+
+
 def load_background(kind: str, size: tuple[int, int], grayscale: bool,
                     seed: int, total_frames: int) -> np.ndarray | None:
     """Frames of `video_dir`: 'none', 'procedural' or a folder of videos.

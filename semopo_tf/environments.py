@@ -15,7 +15,7 @@ import numpy as np
 
 from dreamerv2_base.envs.dmc import DMC
 from dreamerv2_base.errors import UserError
-from semopo_tf.backgrounds import composite, load_background
+from semopo_tf.backgrounds import composite, faded, load_background
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class EnvSpec:
     time_limit: int = 0
     video_dir: str = 'none'
     video_frames: int = 1000
+    video_alpha: float = 1.0
     grayscale: bool = True
     scene: str = 'stock'
     shadows: bool = True
@@ -46,8 +47,8 @@ def env_spec_from(config) -> EnvSpec:
     return EnvSpec(
         config.task, tuple(config.render_size), config.action_repeat,
         config.dmc_camera, config.time_limit, config.video_dir,
-        config.video_frames, config.background_grayscale, config.scene,
-        config.shadows, config.seed)
+        config.video_frames, config.video_alpha, config.background_grayscale,
+        config.scene, config.shadows, config.seed)
 
 
 def make_env(spec: EnvSpec) -> Any:
@@ -70,10 +71,16 @@ def make_env(spec: EnvSpec) -> Any:
               spec.shadows, spec.time_limit, spec.state_key)
     if suite == 'dmc':
         return env
+    frames = background_of(spec)
+    return env if frames is None else Distracted(env, frames)
+
+
+def background_of(spec: EnvSpec) -> np.ndarray | None:
+    """The frames behind the robot, uint8 [N, h, w, 1 or 3], or None."""
     frames = load_background(
         spec.video_dir, spec.size, spec.grayscale, spec.background_seed,
         spec.video_frames)
-    return env if frames is None else Distracted(env, frames)
+    return None if frames is None else faded(frames, spec.video_alpha)
 
 
 def describe_env(task: str) -> dict[str, str | None]:

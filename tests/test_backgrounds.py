@@ -12,7 +12,12 @@ import pytest
 
 from dreamerv2_base.errors import UserError
 from semopo_tf import backgrounds
-from semopo_tf.backgrounds import composite, decode_folder, load_background
+from semopo_tf.backgrounds import (
+    composite,
+    decode_folder,
+    faded,
+    load_background,
+)
 from semopo_tf.environments import Distracted
 
 LEVELS = {'a': 40, 'b': 120, 'c': 200}
@@ -154,6 +159,16 @@ def test_user_errors(folder, tmp_path):
     assert '\n' not in str(caught.value)
     shutil.copy(folder / 'a.mp4', broken)
     assert len(load_background(str(empty), (4, 4), True, 0, 6)) == 6
+
+
+def test_faded_is_the_video_over_black():
+    video = np.array([[[[0], [3], [10], [255]]]], np.uint8)
+    assert faded(video, 0.5).ravel().tolist() == [0, 1, 5, 127]
+    assert faded(video, 0.0).max() == 0
+    assert faded(video, 1.0) is video
+    for alpha in (-0.1, 1.5):
+        with pytest.raises(UserError, match='--video_alpha 1'):
+            faded(video, alpha)
 
 
 def test_none_is_none():

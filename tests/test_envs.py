@@ -236,6 +236,24 @@ def test_colour_of_the_background(monkeypatch, tmp_path):
     assert spread[False] > 20
 
 
+def test_a_faded_video_leaves_the_robot_as_it_is(monkeypatch, tmp_path):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    shown = {}
+    for alpha in (1.0, 0.5, 0.0):
+        env = make_env(EnvSpec(
+            'dmcdrv_walker_walk', video_dir='procedural', video_frames=4,
+            shadows=False, video_alpha=alpha))
+        shown[alpha] = env.reset(1)['image'].astype(int)
+        env.close()
+    robot = np.ptp(shown[0.0], axis=-1) > 0
+    assert 50 < robot.sum() < 1500
+    behind = ~robot & (shown[0.0].max(-1) == 0)
+    assert behind.sum() > 2000
+    np.testing.assert_array_equal(shown[1.0][robot], shown[0.5][robot])
+    np.testing.assert_array_equal(shown[1.0][behind] // 2,
+                                  shown[0.5][behind])
+
+
 def test_car_racing():
     env = make_env(EnvSpec('car_racing', time_limit=5))
     controls = [[0.1, 0.5, -1]] * 3

@@ -19,6 +19,10 @@ from semopo_tf.experiments.fresh import FreshEpisode
 
 Arrays = dict[str, np.ndarray]
 
+# Imagined futures that a predicted reward is the mean of: one alone differs
+# from another by as much as two actions do.
+FUTURES = 16
+
 
 def action_effects(config, model: WorldModel, fresh: Sequence[FreshEpisode],
                    index: np.ndarray, start: Arrays, seed: int) -> Arrays:
@@ -57,16 +61,19 @@ def action_effects(config, model: WorldModel, fresh: Sequence[FreshEpisode],
 
 def imagined(model: WorldModel, start: Arrays, action: np.ndarray,
              horizon: int, seed: int) -> np.ndarray:
-    """Predicted rewards of states 1 … H, summed, [n]."""
+    """Predicted rewards of states 1 … H, summed: the mean of FUTURES, [n]."""
     rssm = model.rssm
     held = tf.repeat(tf.constant(action)[:, None], horizon, 1)
-    draws = CounterDraws(seed, 'measure/action_effects',
-                         tf.constant(0, tf.int64))
-    states = rssm.imagine(held, {
-        key: tf.cast(value, rssm.dtype) for key, value in start.items()},
-        draws)
-    reward = model.heads['reward'](rssm.get_feat(states)).mode()
-    return tf.reduce_sum(reward, 1).numpy()
+    start = {key: tf.cast(value, rssm.dtype) for key, value in start.items()}
+
+    def future(number: int) -> np.ndarray:
+        draws = CounterDraws(seed, 'measure/action_effects',
+                             tf.constant(number, tf.int64))
+        states = rssm.imagine(held, start, draws)
+        reward = model.heads['reward'](rssm.get_feat(states)).mode()
+        return tf.reduce_sum(reward, 1).numpy()
+
+    return np.mean([future(number) for number in range(FUTURES)], 0)
 
 
 def simulated(task: StateTask, state: np.ndarray, action: np.ndarray,

@@ -13,9 +13,13 @@ from typing import Any
 import numpy as np
 
 from dreamerv2_base.envs.rollout import Rollout
-from semopo_tf.backgrounds import load_background
 from semopo_tf.controllers import POLICIES
-from semopo_tf.environments import EnvSpec, env_spec_from, make_env
+from semopo_tf.environments import (
+    EnvSpec,
+    background_of,
+    env_spec_from,
+    make_env,
+)
 
 Arrays = dict[str, np.ndarray]
 
@@ -101,9 +105,7 @@ def collect_fresh(config, seed: int, episodes: int = EPISODES,
                             keep=True)
     video = None
     if config.task.startswith('dmcdrv_'):
-        video = load_background(
-            spec.video_dir, spec.size, spec.grayscale, spec.background_seed,
-            spec.video_frames)
+        video = background_of(spec)
     return [_fresh(episode, video) for episode in found]
 
 
