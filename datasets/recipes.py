@@ -119,10 +119,10 @@ def _levels(task: str) -> list[Recipe]:
             for level, source in sources.items()]
 
 
-def _mixed(task: str, top: float, goal: Band) -> Recipe:
+def _mixed(task: str, top: float, goal: Band, episodes: int) -> Recipe:
     """Every quality from the untrained policy's up, for small experiments."""
     return Recipe(f'{task}_mixed', task, 'sac', 'training', (0.0, top),
-                  'spread', 60, goal)
+                  'spread', episodes, goal)
 
 
 def _scripted(task: str, policy: str) -> Recipe:
@@ -132,8 +132,8 @@ def _scripted(task: str, policy: str) -> Recipe:
 
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (
     *(recipe for task in THRESHOLDS for recipe in _levels(task)),
-    _mixed('cartpole_swingup', 600.0, (600.0, math.inf)),
-    _mixed('walker_walk', 600.0, (401.5, 598.0)),
+    _mixed('cartpole_swingup', 600.0, (600.0, math.inf), 200),
+    _mixed('walker_walk', 600.0, (401.5, 598.0), 60),
     _scripted('walker_walk', 'sinusoids'),
     _scripted('cartpole_swingup', 'cartpole_mixed'))}
 
