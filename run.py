@@ -43,6 +43,14 @@ def report(options, rest: list[str]) -> int:
     return commands.report(Path(options.run))
 
 
+def export(options, rest: list[str]) -> int:
+    if rest:
+        raise UserError(f'export: expected RUN OUT, found {rest[0]!r} as well')
+    from semopo_tf import export
+    print(export.export(options.run, options.out))
+    return 0
+
+
 def diff(options, rest: list[str]) -> int:
     from semopo_tf import commands
     if options.presets:
@@ -81,6 +89,7 @@ COMMANDS = {
     'collect': (collect, 'make demonstration data with scripted policies'),
     'doctor': (doctor, 'check this machine for a configuration'),
     'report': (report, 'write the HTML report of a run folder'),
+    'export': (export, 'the policy of a run folder alone, to hand on'),
     'diff': (diff, 'compare with recorded traces, presets or runs'),
     'bench': (bench, 'time the fast formulation beside the plain one'),
     'convert-checkpoint': (
@@ -139,6 +148,8 @@ def parser(epilog: str = '', given: Sequence[str] = (),
             commands.add_parser(name, help=text)
     for name in ('evaluate', 'report'):
         added[name].add_argument('run', help='the run folder')
+    added['export'].add_argument('run', type=Path, help='the run folder')
+    added['export'].add_argument('out', type=Path, help='a new folder')
     added['evaluate'].add_argument(
         '--episodes', type=int, default=None, help='how many episodes')
     added['evaluate'].add_argument(

@@ -87,12 +87,13 @@ def evaluate(folder: Path, episodes: int | None, arguments: list[str],
         parse_flags(arguments), 'command line')
     prepare(config)
     from dreamerv2_base.noise import fold
+    from semopo_tf import export
     from semopo_tf.evaluation import Evaluator
     arrays, state = Checkpoints(folder / 'ckpt').load()
     data = json.loads((folder / 'data.json').read_text())
     method = registry.method_class(config)(
         config, None, action_size=data['action_size'])
-    method.load(arrays)
+    export.load(method, arrays, state)
     count = config.final_eval_eps if episodes is None else episodes
     if count < 1:
         raise UserError(f'--episodes: expected at least 1, found {count}')

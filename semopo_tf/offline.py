@@ -20,6 +20,7 @@ from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import progress
 from dreamerv2_base.noise import fold
 from dreamerv2_base.replay import Prefetcher
+from semopo_tf import export
 from semopo_tf.evaluation import Evaluator
 from semopo_tf.method import Method, Phase
 from semopo_tf.run_folder import RunFolder
@@ -246,6 +247,7 @@ class Loop:
             self.run.logger.rewind(None)
             return
         arrays, state = self.run.checkpoints.load()
+        export.expect_whole(self.run.path, state)
         if state['data'] not in (None, self.store.digest):
             raise UserError(
                 f'{self.run.path}: expected the data that this run was '

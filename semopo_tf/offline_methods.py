@@ -18,6 +18,7 @@ from dreamerv2_base.nets import variables_by_name
 from dreamerv2_base.noise import CounterDraws, fold
 from dreamerv2_base.replay import ChunkSampler
 from dreamerv2_base.tf import tf
+from semopo_tf import export
 from semopo_tf.agent import PenalizedAgent
 from semopo_tf.conservative import (
     RELEASED_PLANNED,
@@ -78,6 +79,12 @@ class SeMOPO:
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
         restore(variables_by_name(self.agent), state, 'checkpoint')
+
+    def acting(self) -> dict[str, Any]:
+        """The variables that `policy` reads, by name."""
+        model = self.agent.world_model
+        return variables_by_name(
+            model.encoder, model.rssm, self.agent.behavior.actor)
 
     def load_world_model(self, state: Mapping[str, np.ndarray]) -> None:
         """Take only the world model of another run's state."""
@@ -164,7 +171,9 @@ class SeMOPO:
                 f'offline_model_loaddir: expected a run folder of this '
                 f'package, found no checkpoints in {folder}; convert released '
                 'ones with run.py convert-checkpoint')
-        self.load_world_model(Checkpoints(folder).load()[0])
+        arrays, state = Checkpoints(folder).load()
+        export.expect_whole(folder.parent, state)
+        self.load_world_model(arrays)
 
     def _compiled(self, phase: str, update):
         """`update(batch, step) -> metrics` as one graph."""

@@ -25,7 +25,9 @@ def test_in_small_they_are_still_themselves(name, small):
     plain, _ = settings.resolve(['--configs', small])
     for order in ((name, small), (small, name)):
         found, _ = settings.resolve(['--configs', *order])
-        assert set(plain.difference(found)) == CHANGES[name], order
+        # At `mini` rewards shape the latents of every method.
+        same = {'grad_heads'} if small == 'mini' else set()
+        assert set(plain.difference(found)) == CHANGES[name] - same, order
 
 
 def test_reward_dissociation_has_its_weight_and_its_gradients():

@@ -22,6 +22,7 @@ from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import read_rows
 from semopo_tf import (
     commands,
+    export,
     offline,
     registry,
     report_plots,
@@ -216,6 +217,37 @@ def test_saved_and_loaded_it_acts_the_same_without_data(name, runs):
     counts = run.method.parameters()
     assert all(count > 0 for count in counts.values())
     assert sum(counts.values()) <= sum(v.size for v in arrays.values())
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_exported_it_acts_the_same_and_no_more(name, runs, tmp_path):
+    run, out = runs(name), tmp_path / 'policy'
+    (run.folder / 'data.json').write_text(  # `train_run` does, not the loop
+        json.dumps({'action_size': ACTIONS}))
+    if name == 'mopo':
+        with pytest.raises(UserError, match='acts from images, found mopo'):
+            export.export(run.folder, out)
+        return
+    assert export.export(run.folder, out) == out
+    arrays, state = Checkpoints(out / 'ckpt').load()
+    actor = registry.method_class(run.config)(
+        run.config, None, action_size=ACTIONS)
+    export.load(actor, arrays, state)
+    for ours, theirs in zip(act(name, actor), act(name, run.method),
+                            strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    whole = Checkpoints(run.folder / 'ckpt').load()[0]
+    assert sum(v.nbytes for v in arrays.values()) < 0.5 * sum(
+        v.nbytes for v in whole.values())
+    for record in ('config.yaml', 'metrics.jsonl', 'episodes.jsonl'):
+        assert (out / record).read_bytes() == (
+            run.folder / record).read_bytes()
+    with pytest.raises(UserError, match='it can only act'):
+        export.expect_whole(out, state)
+    with pytest.raises(UserError, match='expected a new folder'):
+        export.export(run.folder, out)
+    with pytest.raises(UserError, match='found an exported one'):
+        export.export(out, tmp_path / 'again')
 
 
 @pytest.mark.parametrize('name', ['drq_bc', 'drq_cql'])

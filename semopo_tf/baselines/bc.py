@@ -167,6 +167,12 @@ class PixelMethod:
     def load(self, state: Mapping[str, np.ndarray]) -> None:
         restore(variables_by_name(self.agent), state, 'checkpoint')
 
+    def acting(self) -> dict[str, tf.Variable]:
+        """The variables that `policy` reads, by name, and other networks."""
+        return {name: variable for name, variable
+                in variables_by_name(self.agent).items()
+                if 'optimizer' not in name.split('/')}
+
     def parameters(self) -> dict[str, int]:
         """Weights per module, optimizers left out."""
         counts: dict[str, int] = {}

@@ -112,6 +112,11 @@ class LOMPO:
                            for key, value in ring.state().items()})
         return arrays
 
+    def acting(self) -> dict[str, tf.Variable]:
+        """The variables that `policy` reads, by name."""
+        return variables_by_name(self.model.encoder, self.model.rssm,
+                                 self.agent.actor_network)
+
     def load(self, state: Mapping[str, np.ndarray]) -> None:
         restore(self._variables(), {
             name: value for name, value in state.items()

@@ -141,11 +141,12 @@ class TrainedRun:
     def model(self):
         """The world model with the newest weights."""
         from dreamerv2_base.checkpoint import Checkpoints
-        from semopo_tf import commands, registry
+        from semopo_tf import commands, export, registry
         from semopo_tf.experiments.streams import model_of
         commands.prepare(self.config)
         checkpoints = Checkpoints(self.folder / 'ckpt')
-        arrays, _ = checkpoints.load()
+        arrays, state = checkpoints.load()
+        export.expect_whole(self.folder, state)
         method = registry.method_class(self.config)(
             self.config, None, action_size=self._data['action_size'])
         method.load(arrays)

@@ -1,0 +1,83 @@
+"""A trained policy alone: a run folder small enough to hand on.
+
+What `evaluate` and `report` need of a run: its records and the weights that
+act. Optimizers, decoders, critics and the exogenous stream stay behind, so
+training cannot go on from it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamerv2_base.checkpoint import FORMAT, Checkpoints
+from dreamerv2_base.errors import UserError
+
+# What a run leaves beside its checkpoints; what a run has not is left out.
+RECORDS = ('config.yaml', 'data.json', 'start.json', 'versions.json',
+           'warnings.json', 'metrics.jsonl', 'episodes.jsonl',
+           'timings.jsonl')
+
+
+def export(run: Path, out: Path) -> Path:
+    """Write the newest policy of a run folder, and its records, to `out`.
+
+    The weights are the run's own, bit for bit, compressed. Raises UserError
+    when `out` exists, and for a method that has no policy of its own network.
+    """
+    from semopo_tf import commands, registry
+    config = commands.run_config(run)
+    if out.exists():
+        raise UserError(f'export: expected a new folder, found {out}; remove '
+                        'it or give another one')
+    checkpoints = Checkpoints(run / 'ckpt')
+    arrays, state = checkpoints.load()
+    if state.get('acting'):
+        raise UserError(f'export: expected a run that was trained here, found '
+                        f'an exported one; copy the folder: cp -r {run} {out}')
+    data = json.loads((run / 'data.json').read_text())
+    method = registry.method_class(config)(
+        config, None, action_size=data['action_size'])
+    if not hasattr(method, 'acting'):
+        raise UserError(
+            f'export: expected a method that acts from images, found '
+            f'{registry.method_name(config)}; keep the run folder whole')
+    names = list(method.acting())
+    partial = out.parent / f'.{out.name}.partial'
+    shutil.rmtree(partial, ignore_errors=True)
+    place = partial / 'ckpt' / f'{checkpoints.positions()[-1]:09d}'
+    place.mkdir(parents=True)
+    for name in RECORDS:
+        if (run / name).exists():
+            shutil.copyfile(run / name, partial / name)
+    np.savez_compressed(place / 'arrays.npz',
+                        **{name: arrays[name] for name in names})
+    (place / 'state.json').write_text(json.dumps({
+        **state, 'format': FORMAT, 'acting': True, 'pinned': True}, indent=1))
+    (place / 'done').touch()
+    os.replace(partial, out)
+    return out
+
+
+def load(method: Any, arrays: Mapping[str, np.ndarray],
+         state: Mapping[str, Any]) -> None:
+    """Weights of a checkpoint, whole or exported, into a method that acts."""
+    if not state.get('acting'):
+        method.load(arrays)
+        return
+    from dreamerv2_base.checkpoint import restore
+    restore(method.acting(), arrays, 'exported policy')
+
+
+def expect_whole(folder: Path, state: Mapping[str, Any]) -> None:
+    """Raises UserError for the checkpoint of an exported policy."""
+    if state.get('acting'):
+        raise UserError(
+            f'{folder}: expected a whole run, found an exported policy: it '
+            f'can only act; run.py evaluate {folder}')
