@@ -161,7 +161,7 @@ def differences(frames: Mapping[str, Any], spec: EnvSpec) -> list[str]:
       frames: of the manifest's recipe (`settings`).
       spec: of the run that is trained on them.
 
-    Returns one note per key of configs.yaml; videos are not compared.
+    Returns one note per key of configs.yaml; which videos is not compared.
     """
     here, there = settings(spec), dict(frames)
     for known in (here, there):
