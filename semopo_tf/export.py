@@ -28,8 +28,9 @@ RECORDS = ('config.yaml', 'data.json', 'start.json', 'versions.json',
 def export(run: Path, out: Path) -> Path:
     """Write the newest policy of a run folder, and its records, to `out`.
 
-    The weights are the run's own, bit for bit, compressed. Raises UserError
-    when `out` exists, and for a method that has no policy of its own network.
+    The weights are the run's own, bit for bit, compressed; paths in the
+    records become relative to the present folder. Raises UserError when `out`
+    exists, and for a method that has no policy of its own network.
     """
     from semopo_tf import commands, registry
     config = commands.run_config(run)
@@ -55,7 +56,7 @@ def export(run: Path, out: Path) -> Path:
     place.mkdir(parents=True)
     for name in RECORDS:
         if (run / name).exists():
-            shutil.copyfile(run / name, partial / name)
+            (partial / name).write_text(_portable((run / name).read_text()))
     np.savez_compressed(place / 'arrays.npz',
                         **{name: arrays[name] for name in names})
     (place / 'state.json').write_text(json.dumps({
@@ -63,6 +64,12 @@ def export(run: Path, out: Path) -> Path:
     (place / 'done').touch()
     os.replace(partial, out)
     return out
+
+
+def _portable(text: str) -> str:
+    """Paths below the present folder as others would write them: relative.
+    """
+    return text.replace(f'{Path.cwd()}/', '')
 
 
 def load(method: Any, arrays: Mapping[str, np.ndarray],

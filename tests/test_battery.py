@@ -222,8 +222,8 @@ def test_saved_and_loaded_it_acts_the_same_without_data(name, runs):
 @pytest.mark.parametrize('name', METHODS)
 def test_exported_it_acts_the_same_and_no_more(name, runs, tmp_path):
     run, out = runs(name), tmp_path / 'policy'
-    (run.folder / 'data.json').write_text(  # `train_run` does, not the loop
-        json.dumps({'action_size': ACTIONS}))
+    (run.folder / 'data.json').write_text(json.dumps(  # as `train_run` does
+        {'action_size': ACTIONS, 'folders': [str(Path.cwd() / 'data/a')]}))
     if name == 'mopo':
         with pytest.raises(UserError, match='acts from images, found mopo'):
             export.export(run.folder, out)
@@ -242,6 +242,7 @@ def test_exported_it_acts_the_same_and_no_more(name, runs, tmp_path):
     for record in ('config.yaml', 'metrics.jsonl', 'episodes.jsonl'):
         assert (out / record).read_bytes() == (
             run.folder / record).read_bytes()
+    assert json.loads((out / 'data.json').read_text())['folders'] == ['data/a']
     with pytest.raises(UserError, match='it can only act'):
         export.expect_whole(out, state)
     with pytest.raises(UserError, match='expected a new folder'):
