@@ -357,6 +357,18 @@ def test_files_are_written_whole(tmp_path, monkeypatch):
     assert target.read_bytes() == before
 
 
+def test_the_numbers_of_a_measurement_are_printed():
+    found = {'probe/endogenous/pole': np.array(0.991, np.float32),
+             'separation/iou': np.array([0.1, np.nan, 0.3], np.float32),
+             'separation/mask': np.zeros((2, 3, 3), np.float32),
+             'separation/index': np.array([1, 2]),
+             'probe/joint/still': np.array(np.nan, np.float32),
+             'measured': np.array('{}')}
+    assert [line.split() for line in measure.headlines(found)] == [
+        ['probe/endogenous/pole', '0.991'],
+        ['separation/iou', '0.200', '±', '0.100', '(n=2)']]
+
+
 @pytest.mark.slow
 def test_measuring_a_real_run(tmp_path):
     """Collects, trains and measures everything, twice with equal bytes."""
@@ -371,6 +383,7 @@ def test_measuring_a_real_run(tmp_path):
         done = run('measure', logdir, '--names', *measure.NAMES, '--out',
                    files[-1], '--samples', 20, timeout=500)
         assert done.returncode == 0, done.stderr
+        assert 'separation/iou' in done.stdout
     assert files[0].read_bytes() == files[1].read_bytes()
     with np.load(files[0], allow_pickle=False) as found:
         assert found['separation/iou'].shape == (20,)

@@ -66,8 +66,22 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     check(trained.config, options.names)
     found = measure(trained, options.names, options.samples)
     write(options.out, found)
+    print('\n'.join(headlines(found)))
     print(options.out)
     return 0
+
+
+def headlines(found: Arrays) -> list[str]:
+    """A line for each number, and for each list of numbers its mean and
+    population deviation; frames, indices and the like are left out."""
+    lines = []
+    for name, array in found.items():
+        known = array[~np.isnan(array)] if array.dtype.kind == 'f' else array
+        if array.dtype.kind != 'f' or array.ndim > 1 or not known.size:
+            continue
+        spread = f' ± {known.std():.3f} (n={known.size})' if array.ndim else ''
+        lines.append(f'{name:32} {known.mean():8.3f}{spread}')
+    return lines
 
 
 def check(config, names: Sequence[str]) -> None:
