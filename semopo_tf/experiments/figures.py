@@ -1,4 +1,4 @@
-"""Figures 2-10, as PNG and SVG."""
+"""Figures 2-10 and the learning curves, as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from semopo_tf.experiments import grid
+from semopo_tf.experiments import figures_learning, grid
 from semopo_tf.experiments.evidence import Evidence
 from semopo_tf.experiments.figure_style import Drawing, save, style
 from semopo_tf.experiments.figures_bars import figure2, figure7, figure8
@@ -33,7 +33,10 @@ class Made:
 
     @property
     def heading(self) -> str:
-        """`Figure 2. Uncertainty of …`"""
+        """`Figure 2. Uncertainty of …`; the title of what is not the paper's.
+        """
+        if self.name not in MAKERS:
+            return self.title
         return f'Figure {self.name.removeprefix("figure")}. {self.title}'
 
 
@@ -44,3 +47,14 @@ def make(name: str, evidence: Evidence, paper: PaperNumbers, folder: Path,
         drawing = MAKERS[name](evidence, paper)
         png, svg = save(drawing.figure, folder, name)
     return Made(name, grid.ITEMS[name].title, png, svg, tuple(drawing.notes))
+
+
+def make_learning(evidence: Evidence, folder: Path) -> Made | None:
+    """Draw the learning curves into a folder; None where no run has any."""
+    with style():
+        drawing = figures_learning.learning(evidence)
+        if drawing is None:
+            return None
+        png, svg = save(drawing.figure, folder, figures_learning.NAME)
+    return Made(figures_learning.NAME, figures_learning.TITLE, png, svg,
+                tuple(drawing.notes))

@@ -117,8 +117,8 @@ def _entropy_panel(axes: Axes, evidence: Evidence, name: str) -> str:
     for sampling, colour in SAMPLINGS.items():
         length = min(len(curve) for curve in curves[sampling])
         table = np.stack([curve[:length] for curve in curves[sampling]])
-        _band(axes, np.arange(1, length + 1), table.mean(0), table.std(0),
-              colour)
+        band(axes, np.arange(1, length + 1), table.mean(0), table.std(0),
+             colour)
     if len({len(curve) for curve in curves['random']}) > 1:
         text = f'{text} (epochs of the shortest run)'.strip()
     return text
@@ -188,7 +188,7 @@ def _norm_panel(axes: Axes, evidence: Evidence, systems: Sequence[str],
                          'not finite and are left out.')
         curves = [curve for curve in curves if len(curve.steps)]
         if curves:
-            _band(axes, *mean_curve(curves), COLOURS[system])
+            band(axes, *mean_curve(curves), COLOURS[system])
         other = [curve for curve in norms(
             evidence, system, names, 'disen_grad_norm') if len(curve.steps)]
         if other:
@@ -203,9 +203,10 @@ def _norm_panel(axes: Axes, evidence: Evidence, systems: Sequence[str],
     return '\n'.join(texts), notes
 
 
-def _band(axes: Axes, x: np.ndarray, mean: np.ndarray, std: np.ndarray,
-          colour: str) -> None:
+def band(axes: Axes, x: np.ndarray, mean: np.ndarray, std: np.ndarray,
+         colour: str, style: str = '-') -> None:
+    """A line [n] with a band of one deviation around it."""
     marker = 'o' if len(x) < 3 else None
     axes.fill_between(x, mean - std, mean + std, color=colour, alpha=0.2,
                       lw=0)
-    axes.plot(x, mean, color=colour, lw=1.2, marker=marker, ms=3)
+    axes.plot(x, mean, style, color=colour, lw=1.2, marker=marker, ms=3)

@@ -25,6 +25,8 @@ from semopo_tf.experiments.grid import Cell
 from semopo_tf.experiments.paper_numbers import PaperNumbers
 from semopo_tf.experiments.results import Row
 
+Sections = dict[str, tuple[str, str]]  # heading and HTML, by anchor
+
 # Figures of frames: PNG keeps their pixels at a fraction of SVG's size.
 RASTER = ('figure3', 'figure5')
 
@@ -79,26 +81,30 @@ def write(rows: Sequence[Row], items: Sequence[str], out_dir: Path,
     paper = paper or paper_numbers.load()
     style = tables.Style(published_style, sample)
     written: list[Path] = []
-    sections = {}
+    sections: Sections = {}
     for name in items:
         if name.startswith('table'):
             table = tables.make(name, found, paper, style)
             paths = write_table(table, out_dir)
-            sections[table.heading] = _linked(
+            sections[name] = table.heading, _linked(
                 table_formats.html_fragment(table), paths)
         else:
             made = figures.make(name, found, paper, out_dir)
             paths = [made.png, made.svg]
-            sections[made.heading] = _figure(made)
+            sections[name] = made.heading, _figure(made)
         written += paths
+    curves = figures.make_learning(found, out_dir)
+    if curves is not None:
+        sections[curves.name] = curves.heading, _figure(curves)
+        written += [curves.png, curves.svg]
     extra = tables_extra.separation(found)
     if extra is not None:
         paths = write_table(extra, out_dir)
-        sections[extra.title] = _linked(
+        sections[extra.name] = extra.title, _linked(
             table_formats.html_fragment(extra), paths)
         written += paths
     page = out_dir / 'index.html'
-    _write(page, _page(found, items, sections))
+    _write(page, _page(found, sections))
     return [*written, page]
 
 
@@ -117,16 +123,15 @@ def write_table(table: table_formats.Table, out_dir: Path) -> list[Path]:
 # Pieces of the page.
 
 
-def _page(found: Evidence, items: Sequence[str],
-          sections: Mapping[str, str]) -> str:
+def _page(found: Evidence, sections: Sections) -> str:
     title = f'SeMOPO: the paper reproduced, scale {found.scale}'
-    anchors = [*items, 'separation']
     links = ' '.join(
         f'<a href="#{anchor}">{html.escape(heading.split(".")[0])}</a>'
-        for anchor, heading in zip(anchors, sections, strict=False))
+        for anchor, (heading, _) in sections.items())
     return _document(title, f'<h1>{html.escape(title)}</h1>'
                      f'<nav>{links}</nav>{_summary(found)}'
-                     + ''.join(sections.values()) + _runs(found))
+                     + ''.join(text for _, text in sections.values())
+                     + _runs(found))
 
 
 def _summary(found: Evidence) -> str:

@@ -1,0 +1,121 @@
+"""What was measured beyond the paper: how returns grow while a policy learns,
+and what it is told meanwhile. A figure for the page, where any run has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from semopo_tf.experiments.evidence import Curve, Evidence
+from semopo_tf.experiments.figure_style import (
+    COLOURS,
+    GRAY,
+    Drawing,
+    key,
+    set_label,
+    title,
+)
+from semopo_tf.experiments.figures_curves import band, mean_curve
+from semopo_tf.experiments.grid import SYSTEMS
+from semopo_tf.experiments.results import Row
+
+NAME = 'learning'
+TITLE = 'Learning curves (not in the paper)'
+PHASES = ('agent', 'train')  # in which policies learn; a method has one
+Runs = dict[str, list[Row]]
+
+
+def learning(evidence: Evidence) -> Drawing | None:
+    """Two panels a set; None if no run was evaluated while it learned.
+
+    Left: evaluated returns against updates of the policy, the final
+    evaluation last, and the mean of the data. Right: what imagined steps
+    are told to earn, and the penalty times λ that is taken off.
+    """
+    sets = [(name, runs) for name in dict.fromkeys(
+        row.set for row in evidence.rows)
+        if (runs := _evaluated(evidence, name))]
+    if not sets:
+        return None
+    figure = Figure((6.6, 1.9 * len(sets) + 0.5), layout='constrained')
+    for number, (name, runs) in enumerate(sets):
+        label = set_label(name, evidence.task(name))
+        left, right = (figure.add_subplot(len(sets), 2, 2 * number + side)
+                       for side in (1, 2))
+        title(left, label)
+        title(right, f'{label}: imagined')
+        _returns(left, evidence, name, runs)
+        _rewards(right, evidence, runs)
+        for axes in (left, right):
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+            if number == len(sets) - 1:
+                axes.set_xlabel('policy updates')
+    used = [name for name in SYSTEMS if any(name in runs for _, runs in sets)]
+    key(figure, {name: COLOURS.get(name, GRAY) for name in used})
+    return Drawing(figure, [
+        'Line and band: mean ± standard deviation (population) over seeds, of '
+        'each seed\'s mean return. Dashed, left: mean return of the data; '
+        'right: the penalty times λ, beside the reward before it is taken '
+        'off.'])
+
+
+def evaluated(evidence: Evidence, row: Row) -> Curve | None:
+    """Mean returns of a run's evaluations, the final one last."""
+    curves = [curve for phase in PHASES
+              for metric in ('eval_return', 'final_eval_return')
+              if (curve := evidence.curve(row, phase, metric)) is not None]
+    if not curves:
+        return None
+    return Curve(*(np.concatenate([getattr(curve, part) for curve in curves])
+                   for part in ('steps', 'values')))
+
+
+def _evaluated(evidence: Evidence, name: str) -> Runs:
+    found = {system: [row for row in evidence.runs(system, name)
+                      if row.logdir and evaluated(evidence, row) is not None]
+             for system in SYSTEMS}
+    return {system: rows for system, rows in found.items() if rows}
+
+
+def _returns(axes: Axes, evidence: Evidence, name: str, runs: Runs) -> None:
+    for system, rows in runs.items():
+        _draw(axes, [evaluated(evidence, row) for row in rows], system)
+    if name in evidence.data:
+        axes.axhline(evidence.data[name].mean(), color=GRAY, ls='--', lw=0.8)
+    axes.set_ylabel('return')
+    axes.set_ylim(bottom=0)
+
+
+def _rewards(axes: Axes, evidence: Evidence, runs: Runs) -> None:
+    for system, rows in runs.items():
+        for line, style in ((_metric(evidence, rows, 'reward_mean'), '-'),
+                            (_penalties(evidence, rows), '--')):
+            _draw(axes, line, system, style)
+    axes.set_ylabel('a step')
+    axes.set_ylim(bottom=0)
+
+
+def _metric(evidence: Evidence, rows: Sequence[Row], name: str,
+            ) -> list[Curve]:
+    found = [evidence.curve(row, 'agent', name) for row in rows]
+    return [curve for curve in found if curve is not None]
+
+
+def _penalties(evidence: Evidence, rows: Sequence[Row]) -> list[Curve]:
+    return [Curve(size.steps, size.values * weight.values)
+            for size, weight in zip(
+                _metric(evidence, rows, 'penalty_mean'),
+                _metric(evidence, rows, 'lambda'), strict=True)]
+
+
+def _draw(axes: Axes, curves: Sequence[Curve | None], system: str,
+          style: str = '-') -> None:
+    there = [curve for curve in curves if curve is not None
+             and len(curve.steps)]
+    if there:
+        band(axes, *mean_curve(there), COLOURS.get(system, GRAY), style)

@@ -1,0 +1,71 @@
+"""The figure of learning curves: what is drawn is what runs recorded."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from semopo_tf.experiments import figures, figures_learning, page
+from semopo_tf.experiments.evidence import Evidence
+from semopo_tf.experiments.results import Row
+
+RECORDS = [
+    {'phase': 'agent', 'step': 0, 'eval_return': 10.0},
+    {'phase': 'agent', 'step': 100, 'reward_mean': 2.0, 'penalty_mean': 0.5,
+     'lambda': 3.0},
+    {'phase': 'agent', 'step': 500, 'eval_return': 20.0},
+    {'phase': 'agent', 'step': 1000, 'final_eval_return': 40.0}]
+
+
+def row_of(folder, system, seed, records):
+    logdir = folder / f'{system}{seed}'
+    logdir.mkdir(parents=True)
+    (logdir / 'metrics.jsonl').write_text(
+        ''.join(json.dumps(record) + '\n' for record in records))
+    (logdir / 'data.json').write_text(json.dumps({'returns': [4.0, 8.0]}))
+    return Row(run=f'{system}{seed}', system=system, presets=[],
+               set='walker_walk_random', task='walker_walk', level='random',
+               seed=seed, scale='demo', commit='c0ffee', dirty=False,
+               returns=[1.0], logdir=str(logdir))
+
+
+def drawn(axes):
+    return [(line.get_linestyle(), *(np.asarray(x, float).tolist()
+                                     for x in line.get_data()))
+            for line in axes.lines]
+
+
+def test_returns_with_the_final_one_last_and_the_mean_of_the_data(tmp_path):
+    other = [{**one, 'eval_return': 30.0} if 'eval_return' in one else one
+             for one in RECORDS]
+    evidence = Evidence([row_of(tmp_path, 'SeMOPO', 0, RECORDS),
+                         row_of(tmp_path, 'SeMOPO', 1, other)], ['table1'])
+    left, right = figures_learning.learning(evidence).figure.axes
+    assert drawn(left) == [('-', [0.0, 500.0, 1000.0], [20.0, 25.0, 40.0]),
+                           ('--', [0.0, 1.0], [6.0, 6.0])]
+    assert drawn(right) == [('-', [100.0], [2.0]), ('--', [100.0], [1.5])]
+
+
+def test_a_method_without_imagination_has_returns_alone(tmp_path):
+    evidence = Evidence([row_of(tmp_path, 'BC', 0, [
+        {'phase': 'train', 'step': 0, 'eval_return': 1.0},
+        {'phase': 'train', 'step': 9, 'final_eval_return': 2.0}])],
+        ['table1'])
+    left, right = figures_learning.learning(evidence).figure.axes
+    assert drawn(left)[0] == ('-', [0.0, 9.0], [1.0, 2.0])
+    assert not drawn(right)
+
+
+@pytest.mark.parametrize('records', [RECORDS, []])
+def test_the_page_has_them_where_there_are_any(records, tmp_path):
+    evidence = [row_of(tmp_path, 'SeMOPO', 0, records)]
+    written = page.write(evidence, ['table1'], tmp_path / 'out')
+    text = written[-1].read_text()
+    there = bool(records)
+    assert (figures_learning.TITLE in text) == there
+    assert ('href="#learning">' in text) == there
+    assert (tmp_path / 'out' / 'learning.svg').exists() == there
+    made = figures.make_learning(Evidence(evidence, ['table1']), tmp_path)
+    assert (made is not None) == there
