@@ -14,7 +14,7 @@ from semopo_tf.experiments.results import Row
 RECORDS = [
     {'phase': 'agent', 'step': 0, 'eval_return': 10.0},
     {'phase': 'agent', 'step': 100, 'reward_mean': 2.0, 'penalty_mean': 0.5,
-     'lambda': 3.0},
+     'lambda': 3.0},  # the logged penalty has it already
     {'phase': 'agent', 'step': 500, 'eval_return': 20.0},
     {'phase': 'agent', 'step': 1000, 'final_eval_return': 40.0}]
 
@@ -45,7 +45,7 @@ def test_returns_with_the_final_one_last_and_the_mean_of_the_data(tmp_path):
     left, right = figures_learning.learning(evidence).figure.axes
     assert drawn(left) == [('-', [0.0, 500.0, 1000.0], [20.0, 25.0, 40.0]),
                            ('--', [0.0, 1.0], [6.0, 6.0])]
-    assert drawn(right) == [('-', [100.0], [2.0]), ('--', [100.0], [1.5])]
+    assert drawn(right) == [('-', [100.0], [2.0]), ('--', [100.0], [0.5])]
 
 
 def test_a_method_without_imagination_has_returns_alone(tmp_path):

@@ -35,7 +35,7 @@ def learning(evidence: Evidence) -> Drawing | None:
 
     Left: evaluated returns against updates of the policy, the final
     evaluation last, and the mean of the data. Right: what imagined steps
-    are told to earn, and the penalty times λ that is taken off.
+    earn, R − λu, and λu.
     """
     sets = [(name, runs) for name in dict.fromkeys(
         row.set for row in evidence.rows)
@@ -59,9 +59,9 @@ def learning(evidence: Evidence) -> Drawing | None:
     key(figure, {name: COLOURS.get(name, GRAY) for name in used})
     return Drawing(figure, [
         'Line and band: mean ± standard deviation (population) over seeds, of '
-        'each seed\'s mean return. Dashed, left: mean return of the data; '
-        'right: the penalty times λ, beside the reward before it is taken '
-        'off.'])
+        'each seed\'s mean return. Dashed, left: mean return of the data. '
+        'Right: what the policy learns from, the reward less the penalty, '
+        'and, dashed, that penalty, λu.'])
 
 
 def evaluated(evidence: Evidence, row: Row) -> Curve | None:
@@ -93,24 +93,11 @@ def _returns(axes: Axes, evidence: Evidence, name: str, runs: Runs) -> None:
 
 def _rewards(axes: Axes, evidence: Evidence, runs: Runs) -> None:
     for system, rows in runs.items():
-        for line, style in ((_metric(evidence, rows, 'reward_mean'), '-'),
-                            (_penalties(evidence, rows), '--')):
-            _draw(axes, line, system, style)
+        for name, style in (('reward_mean', '-'), ('penalty_mean', '--')):
+            _draw(axes, [evidence.curve(row, 'agent', name) for row in rows],
+                  system, style)
     axes.set_ylabel('a step')
     axes.set_ylim(bottom=0)
-
-
-def _metric(evidence: Evidence, rows: Sequence[Row], name: str,
-            ) -> list[Curve]:
-    found = [evidence.curve(row, 'agent', name) for row in rows]
-    return [curve for curve in found if curve is not None]
-
-
-def _penalties(evidence: Evidence, rows: Sequence[Row]) -> list[Curve]:
-    return [Curve(size.steps, size.values * weight.values)
-            for size, weight in zip(
-                _metric(evidence, rows, 'penalty_mean'),
-                _metric(evidence, rows, 'lambda'), strict=True)]
 
 
 def _draw(axes: Axes, curves: Sequence[Curve | None], system: str,
