@@ -332,6 +332,14 @@ def test_broken_quantities_are_a_users_error(tmp_path):
         draw('figure2', evidence_of([row], 'figure2'))
 
 
+@pytest.mark.parametrize('item', ['figure2', 'figure6', 'figure8', 'figure9'])
+def test_the_names_above_a_single_panel_are_not_clipped(rows, item):
+    drawing, _ = draw(item, evidence_of(rows, item, sets=SETS[:1]))
+    legend, = drawing.figure.legends
+    names = legend.get_window_extent()
+    assert 0 < names.x0 < names.x1 < drawing.figure.bbox.x1
+
+
 def test_every_system_has_its_own_colour():
     assert set(figure_style.COLOURS) == set(grid.SYSTEMS)
     assert len(set(figure_style.COLOURS.values())) == len(grid.SYSTEMS)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
-from semopo_tf.experiments import figures, figures_learning, page
+from semopo_tf.experiments import (
+    figures,
+    figures_learning,
+    figures_masks,
+    page,
+)
 from semopo_tf.experiments.evidence import Evidence
 from semopo_tf.experiments.results import Row
 
@@ -67,5 +73,25 @@ def test_the_page_has_them_where_there_are_any(records, tmp_path):
     assert (figures_learning.TITLE in text) == there
     assert ('href="#learning">' in text) == there
     assert (tmp_path / 'out' / 'learning.svg').exists() == there
-    made = figures.make_learning(Evidence(evidence, ['table1']), tmp_path)
-    assert (made is not None) == there
+    made = figures.make_others(Evidence(evidence, ['table1']), tmp_path)
+    assert [one.name for one in made] == ['learning'] * there
+
+
+def test_masks_are_those_that_were_measured(tmp_path):
+    row = row_of(tmp_path, 'SeMOPO', 0, [])
+    image = np.full((2, 4, 4, 3), 51, np.uint8)
+    mask = np.full((2, 4, 4), 0.25, np.float32)
+    truth = np.zeros((2, 4, 4), bool)
+    truth[1] = True
+    row = dataclasses.replace(row, quantities=str(tmp_path / 'q.npz'))
+    np.savez(row.quantities, **{
+        'separation/image': image, 'separation/mask': mask,
+        'separation/truth': truth})
+    axes, = figures_masks.masks(Evidence([row], ['table1'])).figure.axes
+    shown = axes.images[0].get_array()
+    assert shown.shape == (12, 8, 3)
+    np.testing.assert_allclose(shown[:4], 0.2)
+    np.testing.assert_allclose(shown[4:8], 0.25)
+    np.testing.assert_array_equal(shown[8:, :4], 0)
+    np.testing.assert_array_equal(shown[8:, 4:], 1)
+    assert axes.get_title() == 'walker walk, random: SeMOPO, seed 0'

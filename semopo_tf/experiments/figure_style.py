@@ -30,6 +30,7 @@ STREAM_NAMES = {'endogenous': 'SeMOPO endogenous s⁺',
 # Names that figures 4, 5 and 10 give to runs of Table 1.
 ABLATION_NAMES = {'SeMOPO': 'Se+CS', 'Offline DV2': 'Offline DV2+RS'}
 GRAY = '#666666'
+MARGIN = 0.2  # inches beside the names above the panels
 
 _RC = {'font.size': 8, 'axes.titlesize': 8, 'axes.labelsize': 8,
        'xtick.labelsize': 7, 'ytick.labelsize': 7, 'legend.fontsize': 8,
@@ -131,7 +132,10 @@ def title(axes: Axes, text: str, partial: str = '') -> None:
 
 
 def key(figure: Figure, entries: Mapping[str, str]) -> None:
-    """Names in their colours above the panels: {name: colour}."""
+    """Names in their colours above the panels: {name: colour}.
+
+    A figure of few panels grows as wide as they need.
+    """
     handles = [Line2D([], [], color=colour, lw=4) for colour in
                entries.values()]
     legend = figure.legend(
@@ -140,6 +144,9 @@ def key(figure: Figure, entries: Mapping[str, str]) -> None:
     for text, colour in zip(legend.get_texts(), entries.values(),
                             strict=True):
         text.set_color(colour)
+    width, height = figure.get_size_inches()
+    needed = legend.get_window_extent().width / figure.dpi + MARGIN
+    figure.set_size_inches(max(width, needed), height)
 
 
 def empty(text: str, width: float = 5, height: float = 1.5) -> Figure:

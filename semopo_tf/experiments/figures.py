@@ -1,4 +1,4 @@
-"""Figures 2-10 and the learning curves, as PNG and SVG."""
+"""Figures 2-10 and two that the paper has not, as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from semopo_tf.experiments import figures_learning, grid
+from semopo_tf.experiments import figures_learning, figures_masks, grid
 from semopo_tf.experiments.evidence import Evidence
 from semopo_tf.experiments.figure_style import Drawing, save, style
 from semopo_tf.experiments.figures_bars import figure2, figure7, figure8
@@ -19,6 +19,12 @@ MAKERS: dict[str, Callable[[Evidence, PaperNumbers], Drawing]] = {
     'figure2': figure2, 'figure3': figure3, 'figure4': figure4,
     'figure5': figure5, 'figure6': figure6, 'figure7': figure7,
     'figure8': figure8, 'figure9': figure9, 'figure10': figure10}
+
+# Name, title and maker of figures that the paper has not.
+OTHERS: tuple[tuple[str, str, Callable[[Evidence], Drawing | None]], ...] = (
+    (figures_learning.NAME, figures_learning.TITLE,
+     figures_learning.learning),
+    (figures_masks.NAME, figures_masks.TITLE, figures_masks.masks))
 
 
 @dataclass(frozen=True)
@@ -49,12 +55,14 @@ def make(name: str, evidence: Evidence, paper: PaperNumbers, folder: Path,
     return Made(name, grid.ITEMS[name].title, png, svg, tuple(drawing.notes))
 
 
-def make_learning(evidence: Evidence, folder: Path) -> Made | None:
-    """Draw the learning curves into a folder; None where no run has any."""
-    with style():
-        drawing = figures_learning.learning(evidence)
-        if drawing is None:
-            return None
-        png, svg = save(drawing.figure, folder, figures_learning.NAME)
-    return Made(figures_learning.NAME, figures_learning.TITLE, png, svg,
-                tuple(drawing.notes))
+def make_others(evidence: Evidence, folder: Path) -> list[Made]:
+    """Draw what is not in the paper and some run has, into a folder."""
+    made = []
+    for name, title, maker in OTHERS:
+        with style():
+            drawing = maker(evidence)
+            if drawing is None:
+                continue
+            png, svg = save(drawing.figure, folder, name)
+        made.append(Made(name, title, png, svg, tuple(drawing.notes)))
+    return made

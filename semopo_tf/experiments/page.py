@@ -28,7 +28,7 @@ from semopo_tf.experiments.results import Row
 Sections = dict[str, tuple[str, str]]  # heading and HTML, by anchor
 
 # Figures of frames: PNG keeps their pixels at a fraction of SVG's size.
-RASTER = ('figure3', 'figure5')
+RASTER = ('figure3', 'figure5', 'masks')
 
 STYLE = '''
 :root { color-scheme: light dark; }
@@ -93,10 +93,9 @@ def write(rows: Sequence[Row], items: Sequence[str], out_dir: Path,
             paths = [made.png, made.svg]
             sections[name] = made.heading, _figure(made)
         written += paths
-    curves = figures.make_learning(found, out_dir)
-    if curves is not None:
-        sections[curves.name] = curves.heading, _figure(curves)
-        written += [curves.png, curves.svg]
+    for made in figures.make_others(found, out_dir):
+        sections[made.name] = made.heading, _figure(made)
+        written += [made.png, made.svg]
     extra = tables_extra.separation(found)
     if extra is not None:
         paths = write_table(extra, out_dir)
