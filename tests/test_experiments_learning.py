@@ -87,7 +87,9 @@ def test_masks_are_those_that_were_measured(tmp_path):
     np.savez(row.quantities, **{
         'separation/image': image, 'separation/mask': mask,
         'separation/truth': truth})
-    axes, = figures_masks.masks(Evidence([row], ['table1'])).figure.axes
+    drawing = figures_masks.masks(Evidence([row], ['table1']))
+    assert not any('not shown' in note for note in drawing.notes)
+    axes, = drawing.figure.axes
     shown = axes.images[0].get_array()
     assert shown.shape == (12, 8, 3)
     np.testing.assert_allclose(shown[:4], 0.2)
@@ -95,3 +97,19 @@ def test_masks_are_those_that_were_measured(tmp_path):
     np.testing.assert_array_equal(shown[8:, :4], 0)
     np.testing.assert_array_equal(shown[8:, 4:], 1)
     assert axes.get_title() == 'walker walk, random: SeMOPO, seed 0'
+
+
+def test_more_masks_than_a_picture_holds_are_counted(tmp_path):
+    first = row_of(tmp_path, 'SeMOPO', 0, [])
+    np.savez(tmp_path / 'q.npz', **{
+        'separation/image': np.zeros((2, 4, 4, 3), np.uint8),
+        'separation/mask': np.zeros((2, 4, 4), np.float32),
+        'separation/truth': np.zeros((2, 4, 4), bool)})
+    rows = [dataclasses.replace(first, seed=seed, run=str(seed),
+                                quantities=str(tmp_path / 'q.npz'))
+            for seed in range(figures_masks.MOST + 3)]
+    drawing = figures_masks.masks(Evidence(rows, ['table1']))
+    titles = [axes.get_title() for axes in drawing.figure.axes]
+    assert [title[-len(str(seed)):] for seed, title in enumerate(titles)] == [
+        str(seed) for seed in range(figures_masks.MOST)]
+    assert drawing.notes[-1].startswith('3 more runs')

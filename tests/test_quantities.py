@@ -366,7 +366,8 @@ def test_the_numbers_of_a_measurement_are_printed():
              'measured': np.array('{}')}
     assert [line.split() for line in measure.headlines(found)] == [
         ['probe/endogenous/pole', '0.991'],
-        ['separation/iou', '0.200', '±', '0.100', '(n=2)']]
+        ['separation/iou', '0.200', '±', '0.100', '(n=2', 'of', '3)'],
+        ['probe/joint/still', 'nan']]
 
 
 @pytest.mark.slow

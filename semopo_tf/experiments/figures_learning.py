@@ -27,7 +27,7 @@ from semopo_tf.experiments.results import Row
 NAME = 'learning'
 TITLE = 'Learning curves (not in the paper)'
 PHASES = ('agent', 'train')  # in which policies learn; a method has one
-Runs = dict[str, list[Row]]
+Runs = dict[str, list[tuple[Row, Curve]]]  # by system
 
 
 def learning(evidence: Evidence) -> Drawing | None:
@@ -76,15 +76,16 @@ def evaluated(evidence: Evidence, row: Row) -> Curve | None:
 
 
 def _evaluated(evidence: Evidence, name: str) -> Runs:
-    found = {system: [row for row in evidence.runs(system, name)
-                      if row.logdir and evaluated(evidence, row) is not None]
+    found = {system: [(row, curve) for row in evidence.runs(system, name)
+                      if row.logdir and (
+                          curve := evaluated(evidence, row)) is not None]
              for system in SYSTEMS}
-    return {system: rows for system, rows in found.items() if rows}
+    return {system: runs for system, runs in found.items() if runs}
 
 
 def _returns(axes: Axes, evidence: Evidence, name: str, runs: Runs) -> None:
-    for system, rows in runs.items():
-        _draw(axes, [evaluated(evidence, row) for row in rows], system)
+    for system, some in runs.items():
+        _draw(axes, [curve for _, curve in some], system)
     if name in evidence.data:
         axes.axhline(evidence.data[name].mean(), color=GRAY, ls='--', lw=0.8)
     axes.set_ylabel('return')
@@ -92,9 +93,9 @@ def _returns(axes: Axes, evidence: Evidence, name: str, runs: Runs) -> None:
 
 
 def _rewards(axes: Axes, evidence: Evidence, runs: Runs) -> None:
-    for system, rows in runs.items():
+    for system, some in runs.items():
         for name, style in (('reward_mean', '-'), ('penalty_mean', '--')):
-            _draw(axes, [evidence.curve(row, 'agent', name) for row in rows],
+            _draw(axes, [evidence.curve(row, 'agent', name) for row, _ in some],
                   system, style)
     axes.set_ylabel('a step')
     axes.set_ylim(bottom=0)

@@ -73,14 +73,21 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
 
 def headlines(found: Arrays) -> list[str]:
     """A line for each number, and for each list of numbers its mean and
-    population deviation; frames, indices and the like are left out."""
+    population deviation over those that are not NaN; frames, indices and the
+    like are left out.
+    """
     lines = []
     for name, array in found.items():
-        known = array[~np.isnan(array)] if array.dtype.kind == 'f' else array
-        if array.dtype.kind != 'f' or array.ndim > 1 or not known.size:
+        if array.dtype.kind != 'f' or array.ndim > 1:
             continue
-        spread = f' ± {known.std():.3f} (n={known.size})' if array.ndim else ''
-        lines.append(f'{name:32} {known.mean():8.3f}{spread}')
+        known = array[~np.isnan(array)]
+        mean = known.mean() if known.size else np.nan
+        spread = ''
+        if array.ndim and known.size:
+            spread = f' ± {known.std():.3f}'
+        if array.ndim:
+            spread += f' (n={known.size} of {array.size})'
+        lines.append(f'{name:32} {mean:8.3f}{spread}')
     return lines
 
 
