@@ -20,7 +20,7 @@ NAMES = {*run.COMMANDS, *(
 def commands():
     text = re.sub(r'\\\n\s*', '', README + REPRODUCING)
     blocks = re.findall(r'```sh\n(.*?)```', text, re.S)
-    lines = [line.split('  #')[0].strip()
+    lines = [line.split('  #')[0].strip().removeprefix('.venv/bin/')
              for block in blocks for line in block.splitlines()]
     return [line.removeprefix('python run.py ') for line in lines
             if line.startswith('python run.py ') and '…' not in line]
