@@ -6,6 +6,7 @@ Spec section 9. Offline DV2 is the same with one stream
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from dreamerv2_base.nets import variables_by_name
 from dreamerv2_base.noise import CounterDraws, fold
 from dreamerv2_base.replay import ChunkSampler
 from dreamerv2_base.tf import tf
-from semopo_tf import export
+from semopo_tf import export, starts
 from semopo_tf.agent import PenalizedAgent
 from semopo_tf.conservative import (
     RELEASED_PLANNED,
@@ -32,6 +33,7 @@ from semopo_tf.embeddings import (
 )
 from semopo_tf.method import Batch, Phase
 from semopo_tf.settings import sampling_of
+from semopo_tf.starts import Starts
 
 
 class SeMOPO:
@@ -48,25 +50,41 @@ class SeMOPO:
         if store is not None:
             action_size = store.action_size
         image = (config.image_size, config.image_size, 3)
-        self.agent = PenalizedAgent(config, image, action_size)
+        self._shapes = image, action_size
+        self.agent = PenalizedAgent(config, *self._shapes)
+        self._starts: Starts | None = None
         self._updates: dict[str, Any] = {
             'model': self._compiled('model', self.agent.model_train),
             'agent': self._compiled('agent', self.agent.agent_train),
             'joint': self._compiled('joint', self.agent.train)}
+        if _several_starts(config):
+            self._starts = Starts(
+                config.model_starts, config.model_start_updates,
+                self._fresh_weights, variables_by_name(self.agent),
+                self._updates['model'],
+                float(config.loss_scales.get('image', 1.0)))
 
     def phases(self) -> list[Phase]:
         """Model updates in whole blocks, then policy updates."""
         config = self.config
-        block = config.model_train_steps
-        model = -(-config.offline_model_train_steps // block) * block
+        first = [self._starts.phase(self._starts_source, _tensors)] if (
+            self._starts) else []
         return [
-            Phase('model', model, self._updates['model'], self._model_source,
+            *first,
+            Phase('model', self.model_updates, self._updates['model'],
+                  self._model_source,
                   video_every=config.offline_video_every,
                   start=self._first_update, prepare=_tensors),
             Phase('agent', config.steps, self._updates['agent'],
                   self._agent_source, config.agent_train_steps,
                   video_every=config.offline_video_every, prepare=_tensors),
         ]
+
+    @property
+    def model_updates(self) -> int:
+        """Updates of the model phase: whole blocks."""
+        block = self.config.model_train_steps
+        return -(-self.config.offline_model_train_steps // block) * block
 
     def policy(self, observation: Batch, state: Any, key: int,
                ) -> tuple[np.ndarray, Any]:
@@ -75,9 +93,15 @@ class SeMOPO:
 
     def state(self) -> Mapping[str, np.ndarray]:
         """Weights, slow critic, optimizers, normaliser: all variables."""
-        return Live(variables_by_name(self.agent))
+        live = Live(variables_by_name(self.agent))
+        return (ChainMap(live, self._starts.state()) if self._starts
+                else live)
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
+        if self._starts:
+            self._starts.load(state)
+            state = {name: value for name, value in state.items()
+                     if not name.startswith(starts.PREFIX)}
         restore(variables_by_name(self.agent), state, 'checkpoint')
 
     def acting(self) -> dict[str, Any]:
@@ -124,14 +148,19 @@ class SeMOPO:
 
     def _model_source(self, store) -> ChunkSampler:
         size, schedule = self.config.offline_model_dataset, self.schedule()
-        notes = schedule.describe(self.phases()[0].updates)
+        notes = schedule.describe(self.model_updates)
         return self._sampler(store, 'model', size, schedule, notes)
+
+    def _starts_source(self, store) -> ChunkSampler:
+        return self._sampler(
+            store, starts.PHASE, self.config.offline_model_dataset,
+            self.schedule())
 
     def _agent_source(self, store) -> ChunkSampler | EmbeddedSource:
         # The policy phase keeps the window that the model phase ended with;
         # with a given world model, the one a whole model phase ends with.
         size = self.config.offline_train_dataset
-        updates = self.phases()[0].updates or RELEASED_PLANNED
+        updates = self.model_updates or RELEASED_PLANNED
         schedule = self.schedule().frozen(updates)
         sampler = self._sampler(store, 'agent', size, schedule)
         if not self.config.cache_embeddings:
@@ -152,6 +181,14 @@ class SeMOPO:
             self.config.replay.prioritize_ends, notes)
 
     # Updates.
+
+    def _fresh_weights(self, start: int) -> dict[str, np.ndarray]:
+        """Initial values of everything, drawn for another seed."""
+        seed = fold(self.config.seed, starts.PHASE, start)
+        agent = PenalizedAgent(
+            self.config.update({'seed': seed}), *self._shapes)
+        return {name: variable.numpy() for name, variable
+                in variables_by_name(agent).items()}
 
     def _first_update(self) -> None:
         """Load a given world model; the released joint update at start."""
@@ -190,6 +227,12 @@ class SeMOPO:
                 jit_compile=self.config.jit == 'xla')
         return lambda batch, step: train(
             _tensors(batch), tf.constant(step, tf.int64))
+
+
+def _several_starts(config) -> bool:
+    """A model that is given, or not trained, is begun nowhere."""
+    return (config.model_starts > 1 and config.offline_model_train_steps > 0
+            and config.offline_model_loaddir == 'none')
 
 
 def _tensors(batch: Batch) -> dict[str, tf.Tensor]:

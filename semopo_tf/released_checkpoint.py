@@ -273,10 +273,11 @@ def _write_run(folder: Path, arrays: Arrays, config: Config) -> None:
     config.save(folder / 'config.yaml')
     (folder / 'data.json').write_text(json.dumps(
         {'action_size': size, 'returns': [], 'episodes': []}))
-    model_updates = method.phases()[0].updates
+    before = [phase for phase in method.phases() if phase.name != 'agent']
+    done = sum(phase.updates + 2 for phase in before)
     Checkpoints(folder / 'ckpt').save(
-        2 * (model_updates + 2), method.state(), {
-            'at': {'phase': 1, 'step': 0, 'evaluated': -1,
+        2 * done, method.state(), {
+            'at': {'phase': len(before), 'step': 0, 'evaluated': -1,
                    'finished': False, 'pending': {}},
             'records': None, 'data': None}, pin=True)
 

@@ -56,7 +56,8 @@ ONLINE_ONLY = (
 OFFLINE_ONLY = (
     'offline_dir', 'offline_model_dataset', 'offline_train_dataset',
     'offline_model_train_steps', 'model_train_steps', 'agent_train_steps',
-    'offline_model_loaddir', 'initial_joint_step', 'sampling',
+    'offline_model_loaddir', 'model_starts', 'model_start_updates',
+    'initial_joint_step', 'sampling',
     'offline_penalty_type', 'offline_lmbd', 'cache_embeddings', 'skip_broken',
 )
 
@@ -103,6 +104,7 @@ def check(config: Config) -> Config:
         raise UserError(f'render_size: expected two equal numbers, found '
                         f'{list(config.render_size)}; give --render_size 64 64')
     positive = ('steps', 'offline_model_train_steps', 'model_train_steps',
+                'model_starts', 'model_start_updates',
                 'agent_train_steps', 'imag_horizon', 'rssm.ensemble',
                 'log_updates', 'save_updates', 'eval_envs', 'eval_workers')
     for key in positive:

@@ -39,7 +39,8 @@ ONE_STREAM = {'separate_wm': False, 'disen_action_type': 'main',
               'grad_heads': ['decoder', 'reward']}
 MODEL = {'offline_model_train_steps': 2, 'imag_horizon': 2}
 SMALL: dict[str, tuple[list[str], dict[str, Any]]] = {
-    'semopo': (['debug'], MODEL),
+    'semopo': (['debug'], MODEL | {
+        'model_starts': 2, 'model_start_updates': 1}),
     'offline_dv2': (['debug'], MODEL | ONE_STREAM),
     'lompo': (['lompo_debug'], MODEL | {'lompo.start_training': 20}),
     'mopo': (['mopo_debug'], {'mopo.max_epochs': 2}),

@@ -1,0 +1,131 @@
+"""Several models begun: the lowest loss goes on, whatever is killed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dreamerv2_base.errors import UserError
+from dreamerv2_base.store import open_store
+from dreamerv2_base.tf import tf
+from semopo_tf import settings
+from semopo_tf.offline_methods import SeMOPO
+from semopo_tf.starts import Starts, minimised
+from tests.helpers import make_folder
+
+UPDATES = 4
+
+
+class Toy:
+    """A model of one number w: its loss is w, an update takes 1 from it."""
+
+    BEGINNINGS = (9.0, 6.0, 7.0)
+
+    def __init__(self):
+        self.w = tf.Variable(self.BEGINNINGS[0])
+        self.seen = []
+        self.starts = Starts(
+            3, UPDATES, lambda k: {'w': np.float32(self.BEGINNINGS[k])},
+            {'w': self.w}, self._train)
+
+    def _train(self, batch, step):
+        self.seen.append((batch, step))
+        self.w.assign_sub(1.0)
+        return {'model_loss': self.w.numpy() + 1}
+
+    def run(self, steps):
+        return [self.starts.update('batch', step) for step in steps]
+
+
+def test_the_lowest_loss_goes_on():
+    toy = Toy()
+    rows = toy.run(range(3 * UPDATES))
+    assert [row['start'] for row in rows] == [0] * 4 + [1] * 4 + [2] * 4
+    assert toy.seen == [('batch', step) for step in (0, 1, 2, 3) * 3]
+    found = [row['start_loss'] for row in rows if 'start_loss' in row]
+    np.testing.assert_allclose(found, [7.5, 4.5, 5.5])  # means of 9 8 7 6 …
+    np.testing.assert_allclose(toy.starts.losses, found)
+    assert toy.w.numpy() == 3  # the last one's
+    toy.starts.finish()
+    assert toy.w.numpy() == 2
+    assert set(toy.starts.state()) == {'starts/losses'}
+
+
+@pytest.mark.parametrize('stop', range(3 * UPDATES + 1))
+def test_stopped_anywhere_it_ends_in_the_same_place(stop):
+    one, two = Toy(), Toy()
+    one.run(range(stop))
+    saved = {name: np.array(value)
+             for name, value in one.starts.state().items()}
+    two.starts.load(saved)
+    two.w.assign(one.w)
+    two.run(range(stop, 3 * UPDATES))
+    np.testing.assert_allclose(two.starts.losses, [7.5, 4.5, 5.5])
+    two.starts.finish()
+    assert two.w.numpy() == 2
+
+
+def test_another_number_of_starts_is_a_user_error():
+    with pytest.raises(UserError, match='expected 3 starts, found 2'):
+        Toy().starts.load({'starts/losses': np.zeros(2)})
+
+
+def test_the_image_counts_once():
+    metrics = {'model_loss': 20.0, 'disen_loss': 17.0, 'image_loss': 5.0}
+    assert minimised(metrics) == 32
+    assert minimised(metrics, image_scale=2.0) == 27
+    assert minimised({'model_loss': 20.0}) == 20
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_store([make_folder(tmp_path / 'data', count=3, actions=2)])
+
+
+def method(store, *flags):
+    config, _ = settings.resolve([
+        '--configs', 'debug', '--jit', 'eager', *flags])
+    return SeMOPO(config, store)
+
+
+def test_before_the_model_and_on_the_same_batches(store):
+    made = method(
+        store, '--model_starts', '2', '--model_start_updates', '3')
+    first, *others = made.phases()
+    assert (first.name, first.updates) == ('starts', 6)
+    assert [phase.name for phase in others] == ['model', 'agent']
+    source = first.source(store)
+    for step in range(3):
+        one, two = source.batch(step), source.batch(step + 3)
+        np.testing.assert_array_equal(one['image'], two['image'])
+    assert (source.batch(0)['image'] != source.batch(1)['image']).any()
+
+
+def test_the_first_start_is_the_run_without_starts(store):
+    made = method(store, '--model_starts', '2', '--model_start_updates', '1')
+    plain = method(store)
+    assert [phase.name for phase in plain.phases()] == ['model', 'agent']
+    mine = made.state()
+    for name, value in plain.state().items():
+        np.testing.assert_array_equal(mine[name], value)
+    first = made.phases()[0]
+    source = first.source(store)
+    for step in range(2):
+        first.train(first.prepare(source.batch(step)), step)
+    kernel = 'world_model/mask/mask1/kernel'
+    before = plain.state()[kernel]
+    assert abs(made.state()[kernel] - before).max() > 0.01  # drawn anew
+    losses = made.state()['starts/losses']
+    assert losses[0] != losses[1]
+    first.finish()
+    other = method(store, '--model_starts', '2', '--model_start_updates', '1')
+    other.load({name: np.array(value)
+                for name, value in made.state().items()})
+    np.testing.assert_array_equal(other.state()[kernel], made.state()[kernel])
+
+
+def test_a_given_model_is_not_begun(store, tmp_path):
+    for flags in (('--offline_model_loaddir', str(tmp_path)),
+                  ('--offline_model_train_steps', '0')):
+        made = method(store, '--model_starts', '2', *flags)
+        assert [phase.name for phase in made.phases()] == ['model', 'agent']
