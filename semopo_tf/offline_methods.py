@@ -230,8 +230,9 @@ class SeMOPO:
 
 
 def _several_starts(config) -> bool:
-    """A model that is given, or not trained, is begun nowhere."""
-    return (config.model_starts > 1 and config.offline_model_train_steps > 0
+    """One stream has nothing to swap; a model that is given is not begun."""
+    return (config.separate_wm and config.model_starts > 1
+            and config.offline_model_train_steps > 0
             and config.offline_model_loaddir == 'none')
 
 

@@ -245,3 +245,13 @@ def test_slurm_file_runs_with_stand_ins(tmp_path):
 def test_registry_has_every_set_of_the_grid():
     for name in sorted(grid.PAPER_SETS):
         assert registry.find(name).name == name
+
+
+def test_presets_of_a_task_at_a_scale():
+    mini = scales.SCALES['mini']
+    assert scales.presets_of(mini, 'SeMOPO', 'walker_walk_random') == (
+        'released', 'mini', 'mini_walker')
+    assert scales.presets_of(mini, 'BC', 'walker_walk_random') == (
+        'bc', 'drq_mini')
+    assert scales.presets_of(mini, 'SeMOPO', 'cartpole_swingup_mixed') == (
+        'released', 'mini', 'cartpole_swingup_mixed')

@@ -124,8 +124,9 @@ def test_the_first_start_is_the_run_without_starts(store):
     np.testing.assert_array_equal(other.state()[kernel], made.state()[kernel])
 
 
-def test_a_given_model_is_not_begun(store, tmp_path):
+def test_a_given_model_and_one_stream_are_not_begun(store, tmp_path):
     for flags in (('--offline_model_loaddir', str(tmp_path)),
-                  ('--offline_model_train_steps', '0')):
+                  ('--offline_model_train_steps', '0'),
+                  ('--separate_wm', 'False')):
         made = method(store, '--model_starts', '2', *flags)
         assert [phase.name for phase in made.phases()] == ['model', 'agent']

@@ -26,6 +26,7 @@ class Scale:
       seeds: how many by default (the paper: four).
       sets: names on offer by default.
       presets: applied after the method's, by family.
+      tasks: applied after those to methods with a world model, by task.
       systems: Table 1 has these alone by default; None: the paper's.
       samples: states that an uncertainty is measured on (10.4: 1000).
     """
@@ -34,6 +35,7 @@ class Scale:
     seeds: int
     sets: tuple[str, ...]
     presets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    tasks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     systems: tuple[str, ...] | None = None
     samples: int = 1000
 
@@ -48,6 +50,7 @@ SCALES: dict[str, Scale] = {scale.name: scale for scale in (
     Scale('mini', 2, ('cartpole_swingup_mixed',),
           {'dreamer': ('mini',), 'lompo': ('lompo_mini',),
            'drq': ('drq_mini',)},
+          {'walker_walk': ('mini_walker',)},
           ('SeMOPO', 'SeMOPO (paper)', 'Offline DV2', 'Se+RS', 'BC')),
     Scale('paper', 4, ALL_SETS),
     Scale('released', 4, ALL_SETS))}
@@ -69,8 +72,10 @@ def presets_of(scale: Scale, system: str, data: str = '',
     something that the method's do not know of.
     """
     entry = registry.SETS.get(data)
+    task = scale.tasks.get(entry.task, ()) if (
+        entry and SYSTEMS[system].family == 'dreamer') else ()
     own = (entry.preset,) if entry and entry.preset else ()
-    return (*_method_presets(scale, system), *own)
+    return (*_method_presets(scale, system), *task, *own)
 
 
 def _method_presets(scale: Scale, system: str) -> tuple[str, ...]:
