@@ -13,6 +13,7 @@ from datasets import registry
 from dreamerv2_base.errors import UserError
 from semopo_tf import settings
 from semopo_tf.experiments import commands, grid, plan, scales, slurm
+from semopo_tf.experiments.results import ResultStore, Row
 
 PRESETS = settings.presets()
 ALL = list(grid.ITEMS.values())
@@ -255,3 +256,30 @@ def test_presets_of_a_task_at_a_scale():
         'bc', 'drq_mini')
     assert scales.presets_of(mini, 'SeMOPO', 'cartpole_swingup_mixed') == (
         'released', 'mini', 'cartpole_swingup_mixed')
+
+
+def test_rows_older_than_a_key_are_not_of_another_configuration(
+        tmp_path, capsys):
+    found = request('--table', '1', '--scale', 'mini', '--systems', 'SeMOPO',
+                    '--seeds', '1', '--out', str(tmp_path))
+    cell, = found.cells
+    now = plan.configs(found.cells)[cell.name]
+    logdir = tmp_path / 'run'
+    logdir.mkdir()
+    store = ResultStore(tmp_path / 'results.sqlite')
+    store.append(Row(
+        cell.run(), system='SeMOPO', presets=[], set=cell.set,
+        task='cartpole_swingup', level='mixed', seed=0, scale='mini',
+        dirty=False, returns=[1.0], config_hash='of fewer keys',
+        logdir=str(logdir)))
+    commands._warn_changed(found, store, None)
+    assert 'another configuration' in capsys.readouterr().err
+    older = {key: value for key, value in now.flat().items()
+             if not key.startswith('model_start')}
+    (logdir / 'config.yaml').write_text(json.dumps(older))
+    commands._warn_changed(found, store, None)
+    assert capsys.readouterr().err == ''
+    older['disen_scales.kl_disen'] = 3.0
+    (logdir / 'config.yaml').write_text(json.dumps(older))
+    commands._warn_changed(found, store, None)
+    assert 'another configuration' in capsys.readouterr().err

@@ -15,6 +15,7 @@ import numpy as np
 from datasets import registry
 from dreamerv2_base.config import Config, parse_flags
 from dreamerv2_base.errors import UserError
+from semopo_tf import settings
 from semopo_tf.experiments import grid, live, plan, runner, scales, slurm
 from semopo_tf.experiments.results import ResultStore, Row
 from semopo_tf.experiments.sweep import (
@@ -275,12 +276,26 @@ def _warn_changed(request: Request, store: ResultStore,
         changes['video_dir'] = [str(video_dir)]
     configs: dict[str, Config] = plan.configs(request.cells)
     other = [cell.run() for cell in request.cells if cell.run() in rows
-             and rows[cell.run()].config_hash != runner.config_hash(
+             and _hash_today(rows[cell.run()]) != runner.config_hash(
                  configs[cell.name].update(changes, 'command line'))]
     if other:
         print(f'warning: {len(other)} finished runs were made with another '
               f'configuration, first {other[0]}; they are kept. For new ones '
               'give another --out', file=sys.stderr)
+
+
+def _hash_today(row: Row) -> str:
+    """The hash of a row's configuration, with the keys that came since.
+
+    They have their defaults, which compute what was computed without them.
+    """
+    path = Path(row.logdir) / 'config.yaml'
+    if not row.logdir or not path.exists():
+        return row.config_hash
+    try:
+        return runner.config_hash(settings.saved(path))
+    except UserError:  # a key that is no more
+        return row.config_hash
 
 
 # After: tables and figures.
