@@ -173,6 +173,29 @@ def test_hours_come_from_finished_runs_first(tmp_path):
     assert known.basis == '3 finished'
 
 
+def test_a_trained_run_costs_only_its_evaluations():
+    from tests.test_experiments_results import make_row
+    cell = grid.Cell('SeMOPO', 'walker_walk_random', 0, 'paper',
+                     variants=('', grid.COLOUR))
+    config = plan.configs([cell])[cell.name]
+    rest = plan.estimate(cell, config, [make_row(cell.run(), hours=90.0)])
+    assert 0 < rest.hours < 1
+    assert rest.basis == 'evaluation alone'
+
+
+def test_hours_of_small_runs_are_near_what_they_took():
+    # docs/results/mini.md, "Hours": two at a time on two cores.
+    for system, hours in (('SeMOPO', 0.82), ('Offline DV2', 0.28)):
+        cell = grid.Cell(system, 'cartpole_swingup_mixed', 0, 'mini')
+        config = plan.configs([cell])[cell.name]
+        guess = plan.estimate(cell, config).hours
+        assert hours / 1.5 < guess < hours * 1.5
+    cell = grid.Cell('SeMOPO', 'walker_walk_random', 0, 'mini')
+    config = plan.configs([cell])[cell.name]
+    one = plan.estimate(cell, config.update({'model_starts': 1}, 'test'))
+    assert plan.estimate(cell, config).hours > one.hours * 1.1
+
+
 def test_bench_sets_the_speed(tmp_path):
     path = tmp_path / 'bench.json'
     path.write_text(json.dumps({

@@ -29,6 +29,8 @@ ACTIONS = 6
 TIME_LIMIT = 1000          # control steps of an episode, unless told otherwise
 # docs/performance.md: a released model update of 4x50 frames, two cores.
 CPU_SPEED = 285e9 / 2.16
+# Small convolutions run at a third of it: docs/results/mini.md, two at a time.
+SMALL_SHARE = 1 / 3
 # Seconds per update at batch 256 and published sizes, two cores (issue 6).
 DRQ_SECONDS = {'BC': 1.2, 'DrQ+BC': 1.7, 'DrQ+CQL': 3.6, 'InfoGating': 25.0}
 DRQ_WORK = 256 * 1024      # batch × hidden units of those
@@ -50,36 +52,45 @@ class Estimate:
 
 def estimate(cell: Cell, config: Config, rows: Sequence[Row] = (),
              speed: float | None = None) -> Estimate:
-    """Hours of a cell's training and evaluation.
+    """Hours of a cell's training, if it has no row yet, and evaluation.
 
     Args:
       config: of the run.
       rows: finished runs, of any cell.
       speed: floating-point operations per second, if it was measured.
     """
+    done = {row.run for row in rows}
+    missing = sum(run not in done for run in cell.runs)
+    steps = (config.time_limit or TIME_LIMIT) // config.action_repeat
+    final = STEP * steps * config.final_eval_eps * missing
+    if cell.run() in done:
+        return Estimate((START + final) / 3600, 'evaluation alone')
     known = [row.hours for row in rows if row.system == cell.system
              and row.scale == cell.scale and not row.variant]
     if known:
         return Estimate(statistics.median(known),
                         f'{len(known)} finished')
-    evaluations = config.steps // config.agent_train_steps
-    steps = (config.time_limit or TIME_LIMIT) // config.action_repeat
-    episodes = config.eval_eps * evaluations + config.final_eval_eps * len(
-        cell.variants)
     if SYSTEMS[cell.system].family == 'drq':
         seconds, basis = _drq(cell.system, config), 'updates, 2 cores'
         if speed:
             seconds, basis = seconds * CPU_SPEED / speed, 'updates and bench'
     else:
-        seconds = _dreamer(config) / (speed or CPU_SPEED)
+        small = bool(scales.SCALES[cell.scale].presets)
+        seconds = _dreamer(config) / (speed or CPU_SPEED) / (
+            SMALL_SHARE if small else 1)
         basis = 'bench' if speed else 'operations, 2 cores'
-    return Estimate((START + seconds + STEP * steps * episodes) / 3600, basis)
+    evaluations = config.steps // config.agent_train_steps
+    curve = STEP * steps * config.eval_eps * evaluations
+    return Estimate((START + seconds + curve + final) / 3600, basis)
 
 
 def _dreamer(config: Config) -> float:
-    """Operations of both phases (LOMPO's policy phase: as Dreamer's)."""
+    """Operations of all phases (LOMPO's policy phase: as Dreamer's)."""
     model, policy = config.offline_model_dataset, config.offline_train_dataset
-    return (config.offline_model_train_steps * flops.model_update(
+    starts = config.model_start_updates * config.model_starts if (
+        config.separate_wm and config.model_starts > 1) else 0
+    updates = config.offline_model_train_steps + starts
+    return (updates * flops.model_update(
         config, model.batch * model.length, ACTIONS)
         + config.steps * flops.policy_update(
             config, policy.batch * policy.length, ACTIONS))
@@ -178,7 +189,8 @@ def show(cells: Sequence[Cell], finished: frozenset[str],
                 scales.SCALES[some[0].scale], system)),
             str(len({cell.set for cell in some})), str(len(some)),
             f'{statistics.median(hours):.2f}', f'{sum(hours):.1f}',
-            estimates[some[0].name].basis)
+            ', '.join(dict.fromkeys(
+                estimates[cell.name].basis for cell in some)))
     console = Console(width=None if sys.stdout.isatty() else 110)
     console.print(table)
     total = sum(entry.hours for entry in estimates.values())
