@@ -27,7 +27,7 @@ endif
 help:
 	@echo 'make demo   train and evaluate a small SeMOPO on data it collects'
 	@echo "make test   the tests (others: MARK=slow, MARK=gpu, TESTS=tests/...)"
-	@echo 'make lint   ruff'
+	@echo 'make lint   ruff and mypy'
 	@echo 'make env    only the environment (GPU=1: with CUDA; PYTHON=...)'
 	@echo 'make clean  remove the environment and caches; runs and data stay'
 
@@ -47,6 +47,7 @@ test: $(READY)
 
 lint: $(READY)
 	$(PY) -m ruff check .
+	$(PY) -m mypy
 
 DEFINITION := requirements.lock tools/requirements.in tools/lock.py
 environment.yml: $(DEFINITION) | $(READY)

@@ -54,7 +54,8 @@ def export(options, rest: list[str]) -> int:
 def diff(options, rest: list[str]) -> int:
     from semopo_tf import commands
     if options.presets:
-        return commands.diff_presets(*options.presets, options.format)
+        left, right = options.presets
+        return commands.diff_presets(left, right, options.format)
     if options.against:
         return commands.diff_runs(*map(Path, options.against))
     if options.record:

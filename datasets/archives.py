@@ -216,7 +216,7 @@ def _members(archive: Archive, stack: contextlib.ExitStack) -> list[_Member]:
                 rf'{TAR}$', archive.name, re.I):
             tar = stack.enter_context(tarfile.open(fileobj=stream))
             found += [_Member(entry.name, entry.size, None,
-                              functools.partial(tar.extractfile, entry))
+                              functools.partial(_opened, tar, entry))
                       for entry in tar if entry.isfile()]
         else:
             bag = stack.enter_context(zipfile.ZipFile(stream))
@@ -225,6 +225,13 @@ def _members(archive: Archive, stack: contextlib.ExitStack) -> list[_Member]:
                       for entry in bag.infolist() if not entry.is_dir()]
     return [member for member in found
             if not set(PurePosixPath(member.name).parts) & set(JUNK)]
+
+
+def _opened(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes]:
+    file = tar.extractfile(entry)
+    if file is None:
+        raise tarfile.TarError(f'{entry.name} is no regular file')
+    return file
 
 
 def _safe(archive: Archive, member: _Member) -> PurePosixPath:

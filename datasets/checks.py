@@ -43,8 +43,8 @@ def check(entries: Sequence[Entry], named: DataSet | None) -> list[Finding]:
                      _duplicates, _equal_returns, _names):
         found += function(episodes, named)
     if named is not None:
-        for function in (_count, _statistics, _order, _background):
-            found += function(episodes, named)
+        for compare in (_count, _statistics, _order, _background):
+            found += compare(episodes, named)
     return found
 
 
@@ -211,9 +211,10 @@ def _first_row(episodes: Sequence[Facts],
 def _backwards(facts: Facts) -> bool:
     if facts['flags'].get('is_first') == [-1]:
         return True
-    ends = facts.get('action_ends'), facts.get('reward_ends')
-    return all(end and end[1] == 0 for end in ends) and (
-        ends[0][0] != 0)
+    action, reward = facts.get('action_ends'), facts.get('reward_ends')
+    if not action or not reward:
+        return False
+    return action[1] == 0 and reward[1] == 0 and action[0] != 0
 
 
 def _flags(episodes: Sequence[Facts],

@@ -217,9 +217,11 @@ def _write(layout: str, work: Path, target: Path, shards: int, count: int,
 
 def _identity(name: str) -> str:
     """A folder's name as Minari wants it: letters, digits, `_`, version."""
-    stem, version = re.fullmatch(r'(.*?)(-v\d+)?', name).groups()
-    return (re.sub(r'[^\w-]+', '_', stem).strip('_-') or 'episodes') + (
-        version or '-v0')
+    found = re.search(r'-v\d+\Z', name)
+    stem, version = (name[:found.start()], found[0]) if found else (
+        name, '-v0')
+    return (re.sub(r'[^\w-]+', '_', stem).strip('_-')
+            or 'episodes') + version
 
 
 @contextlib.contextmanager

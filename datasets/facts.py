@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -59,7 +59,7 @@ def measure(name: str, arrays: Arrays) -> Facts:
     return facts
 
 
-def is_image(image: np.ndarray | None) -> bool:
+def is_image(image: np.ndarray | None) -> TypeGuard[np.ndarray]:
     """Whether an array is frames uint8 [L > 0, H, W, 3]."""
     return (image is not None and image.dtype == np.uint8
             and image.ndim == 4 and image.shape[-1] == 3 and image.size > 0)

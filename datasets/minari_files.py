@@ -106,7 +106,7 @@ def write(folder: Path, name: str,
     """
     (folder / DATA).parent.mkdir()
     count = steps = 0
-    like: dict[str, tuple] = {}
+    like: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
     with h5py.File(folder / DATA, 'w', track_order=True) as file:
         for count, (label, episode) in enumerate(source, 1):
             kinds = {key: (value.dtype, value.shape[1:])

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from datasets.registry import LQV_EPISODES
-from datasets.table3 import TABLE
+from datasets.table3 import TABLE, Statistics
 from dreamerv2_base.errors import UserError
 
 Band = tuple[float, float]
@@ -107,16 +107,24 @@ class Recipe:
 
 def _levels(task: str) -> list[Recipe]:
     """random, medium_replay and medium: one training run for all three."""
-    statistics = TABLE[task, 'medium']
-    goal = (statistics.minimum, statistics.maximum)
+    goal = _extremes(TABLE[task, 'medium'])
     low, high = THRESHOLDS[task]
-    sources = {'random': ('training', (-math.inf, low), 'order'),
-               'medium_replay': ('training', (-math.inf, high), 'order'),
-               'medium': ('frozen', goal, 'first')}
+    sources: dict[str, tuple[str, Band, str]] = {
+        'random': ('training', (-math.inf, low), 'order'),
+        'medium_replay': ('training', (-math.inf, high), 'order'),
+        'medium': ('frozen', goal, 'first')}
     policy = 'tia' if task == 'car_racing' else 'sac'
     return [Recipe(f'{task}_{level}', task, policy, *source,
                    LQV_EPISODES[level], goal)
             for level, source in sources.items()]
+
+
+def _extremes(statistics: Statistics) -> Band:
+    """Smallest and largest return, without which no policy can be chosen."""
+    if statistics.minimum is None or statistics.maximum is None:
+        raise ValueError(f'recipes: expected both extremes of the returns, '
+                         f'found {statistics}')
+    return statistics.minimum, statistics.maximum
 
 
 def _mixed(task: str, top: float, goal: Band, episodes: int) -> Recipe:

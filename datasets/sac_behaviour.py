@@ -101,7 +101,7 @@ class Learner:
 class Replay:
     """All transitions so far, in the order of collection."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._parts: list[Arrays] = []
         self._rows: Arrays = {}
 

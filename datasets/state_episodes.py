@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dreamerv2_base.envs.dmc import DMC
+from dreamerv2_base.envs.dmc import DMC, Observation
 from dreamerv2_base.episodes import write_episode
 from dreamerv2_base.errors import UserError
 
@@ -30,7 +30,7 @@ FLAGS = ('is_first', 'is_last', 'is_terminal')
 class StateTask(DMC):
     """A DM Control task whose rows hold states instead of frames."""
 
-    def _observation(self, reward: float, first: bool = False) -> Arrays:
+    def _observation(self, reward: float, first: bool = False) -> Observation:
         over = self._last.last()
         return {
             'physics': self.get_state().copy(), 'state': self.state(),
@@ -148,14 +148,14 @@ def write_transitions(files: Sequence[Path], path: Path) -> None:
     for episode in map(read, files):
         ends = np.zeros(len(episode['reward']) - 1, bool)
         ends[-1] = not episode['is_terminal'][-1]
-        for key, values in {
+        for key, rows in {
                 'observations': episode['state'][:-1],
                 'actions': episode['action'][1:],
                 'rewards': episode['reward'][1:],
                 'next_observations': episode['state'][1:],
                 'terminals': episode['is_terminal'][1:],
                 'timeouts': ends}.items():
-            parts.setdefault(key, []).append(values)
+            parts.setdefault(key, []).append(rows)
     partial = path.with_suffix('.partial')
     with h5py.File(partial, 'w') as file:
         for key, values in parts.items():

@@ -37,7 +37,7 @@ class Statistics:
                 if value is not None}
 
 
-def statistics(returns: Sequence[float]) -> Statistics:
+def statistics(returns: Sequence[float] | np.ndarray) -> Statistics:
     """Statistics of returns [n], n > 0; quartiles interpolated linearly."""
     values = np.asarray(returns, np.float64)
     low, first, middle, third, high = np.percentile(

@@ -138,9 +138,10 @@ def write_video(path: Path, frames: np.ndarray, fps: int = 20) -> None:
     frames = frames.repeat(scale, 1).repeat(scale, 2)
     pad = [(0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)]
     partial = path.with_suffix('.partial.mp4')
-    with imageio.get_writer(
-            partial, fps=fps, codec='libx264', macro_block_size=1,
-            pixelformat='yuv420p', quality=7) as writer:
+    writer = imageio.get_writer(
+        partial, fps=fps, codec='libx264', macro_block_size=1,
+        pixelformat='yuv420p', quality=7)
+    with writer:
         for frame in np.pad(frames, pad):
             writer.append_data(frame)
     os.replace(partial, path)

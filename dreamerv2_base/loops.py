@@ -30,7 +30,8 @@ def scan(step: Callable[[Tensors, Tensors], tuple[Tensors, Tensors]],
     return _looped(step, state, inputs, length)
 
 
-def _unrolled(step, state, inputs, length):
+def _unrolled(step, state: Tensors, inputs: Tensors, length: int,
+              ) -> tuple[Tensors, Tensors]:
     outputs: list[Any] = []
     for t in range(length):
         state, out = step(state, tuple(x[t] for x in inputs))

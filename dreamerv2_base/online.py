@@ -141,7 +141,7 @@ class EpisodeBuffer:
     def gather(self, episodes: np.ndarray, starts: np.ndarray,
                length: int) -> Episode:
         """Chunks [B, length, ...] of episodes [B] from rows [B]."""
-        chunks = {key: [] for key in KEYS}
+        chunks: dict[str, list[np.ndarray]] = {key: [] for key in KEYS}
         for number, start in zip(map(int, episodes), map(int, starts),
                                  strict=True):
             begin = self._offsets[number] + start

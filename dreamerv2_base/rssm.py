@@ -264,10 +264,12 @@ class EnsembleRSSM(tf.Module):
         """
         if self._transition == 'all':
             return self._pick(self._each_head(deter), index)
-        drawn = tuple(
-            (tf.gather(kernel, index), tf.gather(bias, index))
-            for kernel, bias in heads or self.stacked_heads())
-        return self._by_head(deter, drawn)
+        def drawn(layer):
+            kernel, bias = layer
+            return tf.gather(kernel, index), tf.gather(bias, index)
+
+        hidden, out = heads or self.stacked_heads()
+        return self._by_head(deter, (drawn(hidden), drawn(out)))
 
     def ensemble_stats(self, deter: tf.Tensor) -> State:
         """Prior statistics by all K members: [..., D] -> [K, ..., S, (C)]."""

@@ -148,8 +148,9 @@ def _things(rng: np.random.Generator, lap: float) -> list[Thing]:
     for z in np.arange(0, lap, 24.0):
         things.append(Thing('pole', 4.2, float(z), 0.25, 6.5, (60, 60, 62)))
     for z in np.arange(10, lap, 55.0):
-        colour = tuple(int(c) for c in rng.integers(30, 230, 3))
-        things.append(Thing('car', -1.6, float(z), 1.9, 1.6, colour, 2))
+        red, green, blue = (int(c) for c in rng.integers(30, 230, 3))
+        things.append(Thing('car', -1.6, float(z), 1.9, 1.6,
+                            (red, green, blue), 2))
     return things
 
 

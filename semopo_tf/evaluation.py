@@ -28,7 +28,7 @@ class Evaluator:
     Started at the first use; `close()` (or a with-block) ends the processes.
     """
 
-    def __init__(self, config):
+    def __init__(self, config) -> None:
         self._config = config
         self._rollout: Rollout | None = None
 

@@ -22,6 +22,13 @@ class BatchSource(Protocol):
         """Counts for the log: episodes loaded, reachable, dropped, …"""
 
 
+class ChunkSource(BatchSource, Protocol):
+    """Batches of chunks of episodes, which it can name."""
+
+    def indices(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Episodes [B] and first rows [B] of the batch of one update."""
+
+
 @dataclass(frozen=True)
 class Phase:
     """One stretch of training.
@@ -30,7 +37,8 @@ class Phase:
       name: as in the run folder's records (`model`, `agent`, `train`).
       updates: how many calls of `train`.
       train: one update, `train(batch, step) -> metrics` (scalar tensors or
-        floats). `batch` is None when `source` is.
+        floats). `batch` is what `prepare` makes of a batch, the batch itself
+        without; None when `source` is, and without `prefetch`.
       source: makes the batch source from the episode store; None if the
         method draws its own data.
       evaluate_every: evaluate before each block of so many updates; 0 never.
@@ -50,7 +58,7 @@ class Phase:
 
     name: str
     updates: int
-    train: Callable[[Batch | None, int], Mapping[str, Any]]
+    train: Callable[[Any, int], Mapping[str, Any]]
     source: Callable[[Any], BatchSource] | None
     evaluate_every: int = 0
     video_every: int = 0
@@ -93,3 +101,13 @@ class Method(Protocol):
 
     def videos(self, batch: Batch, key: int) -> dict[str, np.ndarray]:
         """Pictures of what was learned: {name: float [T, h, w, C] in 0…1}."""
+
+
+def size_of_actions(store: Any, given: int | None) -> int:
+    """A of a method: the store's, or what is given where there is none."""
+    if store is not None:
+        return store.action_size
+    if given is None:
+        raise ValueError('method: expected a store or an action_size, found '
+                         'neither')
+    return given

@@ -57,7 +57,7 @@ class DreamerV2(SeMOPO):
         self._folder = Path(config.logdir).expanduser()
         self._given: Mapping[str, np.ndarray] | None = None
         self._collector: Collector | None = None
-        self._sampler: tuple[int, ChunkSampler | None] = 0, None
+        self._newest: tuple[int, ChunkSampler | None] = 0, None
 
     # The interface of semopo_tf.method.
 
@@ -169,14 +169,14 @@ class DreamerV2(SeMOPO):
         none.
         """
         self._collecting()
-        count, sampler = self._sampler
+        count, sampler = self._newest
         if sampler is None or count != len(self._store):
             size = self.config.dataset
             sampler = ChunkSampler(
                 self._store, size.batch, size.length, self.config.seed,
                 PHASE, self._drawn(size.length),
                 prioritize_ends=self.config.replay.prioritize_ends)
-            self._sampler = len(self._store), sampler
+            self._newest = len(self._store), sampler
         return sampler
 
     def _drawn(self, length: int) -> np.ndarray:

@@ -215,10 +215,9 @@ def _variable(trace: Trace, name: str, value: np.ndarray,
 def _layer(name: str) -> str | None:
     for pattern, place in LAYERS:
         found = re.fullmatch(pattern, name)
-        if found and callable(place):
-            return place(int(found[1]))
         if found:
-            return found.expand(place)
+            return (place(int(found[1])) if callable(place)
+                    else found.expand(place))
     return None
 
 

@@ -62,11 +62,12 @@ def replay(trace: Trace, changes: Mapping[str, Any]) -> Report:
     """
     report = Report(trace.path.stem)
     config = config_of(trace, changes)
-    image = next(value.shape[-3:] for key, value in trace.items()
-                 if key.endswith('/batch/image'))
+    height, width, channels = next(
+        value.shape[-3:] for key, value in trace.items()
+        if key.endswith('/batch/image'))
     actions = int(trace.case['A'])
-    model = LompoModel(
-        config, image, actions, Scope(config.seed, 'world_model'))
+    model = LompoModel(config, (height, width, channels), actions,
+                       Scope(config.seed, 'world_model'))
     agent = LompoAgent(config, model.rssm.feat_size, actions,
                        Scope(config.seed, 'behavior'))
     variables = {released(name): variable for name, variable

@@ -221,7 +221,8 @@ def _read(source: Path, config: Config) -> Arrays:
         arrays, state = Checkpoints(source / 'ckpt').load()
         kept = {name: value for name, value in arrays.items()
                 if 'optimizer' not in name and 'loss_scale' not in name}
-        return {STEP: np.int32(state['at'].get('step', 0)), **kept}
+        step = np.array(state['at'].get('step', 0), np.int32)
+        return {STEP: step, **kept}
     if source.suffix == '.pkl':
         return name_entries(read_pickle(source), config, source)
     if source.suffix == '.npz':
@@ -292,5 +293,7 @@ def _named_action_size(arrays: Arrays, config: Config) -> int:
 
 
 def _default_scalars() -> Arrays:
-    return {STEP: np.int32(0), 'behavior/slow_critic_updates': np.int32(0),
-            'behavior/reward_norm/magnitude': np.float64(1.0)}
+    values = {STEP: 0, 'behavior/slow_critic_updates': 0,
+              'behavior/reward_norm/magnitude': 1}
+    return {name: np.array(value, SCALARS[name])
+            for name, value in values.items()}

@@ -22,9 +22,9 @@ def curves(rows: Sequence[dict[str, Any]]) -> bytes:
 
     Those of the final evaluation are one number each: `returns` shows them.
     """
-    names = {name for row in rows for name in row
+    found = {name for row in rows for name in row
              if not name.startswith('final_')} - {'phase', 'step'}
-    names = sorted(names, key=lambda n: (
+    names = sorted(found, key=lambda n: (
         ORDER.index(n) if n in ORDER else len(ORDER), n))
     columns = min(4, max(1, len(names)))
     lines = max(1, math.ceil(len(names) / columns))

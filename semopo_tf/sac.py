@@ -69,6 +69,9 @@ class SAC(tf.Module):
         """
         if deterministic:
             return tf.tanh(self._gaussian(state)[0])
+        if draws is None:
+            raise ValueError('act: expected draws for sampled actions, found '
+                             'None')
         noise = draws.normal('action', (state.shape[0], self.action_size))
         return self.sample(state, noise)[0]
 

@@ -84,6 +84,8 @@ class SeparatedWorldModel(WorldModel):
     ones.
     """
 
+    decoder: JointDecoder  # of both streams, where the base has one of one
+
     def __init__(self, config, image, action_size: int, scope: Scope):
         if config.disen_action_type not in ('none', 'main'):
             raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from dreamerv2_base.config import Config, Presets, load_config
@@ -124,7 +125,7 @@ def sampling_of(config: Config) -> str:
     return 'released' if config.replay.incremental else 'random'
 
 
-def warnings(config: Config, given: dict[str, object] | None = None,
+def warnings(config: Config, given: Mapping[str, object] | None = None,
              ) -> list[str]:
     """What a user should know before the run starts: flags without effect.
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from dreamerv2_base.checkpoint import restore
 from dreamerv2_base.errors import UserError
-from semopo_tf.method import Batch, BatchSource, Phase
+from semopo_tf.method import Batch, ChunkSource, Phase
 
 PHASE = 'starts'
 PREFIX = 'starts/'  # of its arrays in a checkpoint
@@ -49,7 +49,7 @@ class Starts:
         self._losses = np.zeros(count)
         self._kept: dict[str, np.ndarray] = {}
 
-    def phase(self, source: Callable[[Any], BatchSource],
+    def phase(self, source: Callable[[Any], ChunkSource],
               prepare: Callable[[Batch], Any]) -> Phase:
         """The phase before the model's."""
         return Phase(
@@ -124,7 +124,7 @@ def minimised(metrics: Mapping[str, Any], image_scale: float = 1.0) -> float:
 class _Again:
     """The same batches for every start, so that losses can be compared."""
 
-    def __init__(self, source: BatchSource, updates: int):
+    def __init__(self, source: ChunkSource, updates: int):
         self._source, self._updates = source, updates
 
     def batch(self, step: int) -> dict[str, np.ndarray]:

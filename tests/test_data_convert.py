@@ -199,6 +199,14 @@ def test_layout_of_minari(tmp_path):
         assert 'infos' not in group
 
 
+@pytest.mark.parametrize(('folder', 'identity'), [
+    ('walker random-v3', 'walker_random-v3'), ('walker', 'walker-v0'),
+    ('a-v1-v2', 'a-v1-v2'), ('-v4', 'episodes-v4'), ('-v', 'v-v0'),
+    ('two\nlines-v1', 'two_lines-v1'), ('line\n', 'line-v0')])
+def test_identity_is_a_name_that_minari_takes(folder, identity):
+    assert convert._identity(folder) == identity
+
+
 def test_minari_set_of_others(tmp_path):
     """With JPEG frames and infos, no attributes of ours."""
     import io

@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 
+from dreamerv2_base.errors import UserError
 from semopo_tf.experiments import (
     figures,
     figures_learning,
@@ -97,6 +98,14 @@ def test_masks_are_those_that_were_measured(tmp_path):
     np.testing.assert_array_equal(shown[8:, :4], 0)
     np.testing.assert_array_equal(shown[8:, 4:], 1)
     assert axes.get_title() == 'walker walk, random: SeMOPO, seed 0'
+
+
+def test_a_mask_without_its_frames_is_a_users_error(tmp_path):
+    row = dataclasses.replace(row_of(tmp_path, 'SeMOPO', 0, []),
+                              quantities=str(tmp_path / 'q.npz'))
+    np.savez(row.quantities, **{'separation/mask': np.zeros((2, 4, 4))})
+    with pytest.raises(UserError, match='separation/image'):
+        figures_masks.masks(Evidence([row], ['table1']))
 
 
 def test_more_masks_than_a_picture_holds_are_counted(tmp_path):

@@ -148,6 +148,7 @@ def test_make_targets_run_what_the_readme_says():
     assert "-m pytest -n 2 -m 'not slow and not gpu' tests" in tests
     assert 'tools/install.sh' in tests
     assert 'ruff check' in dry_run('lint')
+    assert 'mypy' in dry_run('lint')
     assert 'requirements-gpu.lock' in dry_run('env', 'GPU=1')
     assert 'requirements-gpu.lock' not in dry_run('env')
     assert 'tools/install.sh' not in dry_run('test', 'PY=python')

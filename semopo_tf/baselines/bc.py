@@ -30,7 +30,7 @@ from semopo_tf.baselines.drq_nets import (
     schedule,
 )
 from semopo_tf.baselines.torch_adam import TorchAdam, step
-from semopo_tf.method import Batch, Phase
+from semopo_tf.method import Batch, Phase, size_of_actions
 
 Tensors = Mapping[str, tf.Tensor]
 Metrics = dict[str, tf.Tensor]
@@ -123,9 +123,8 @@ class PixelMethod:
     def __init__(self, config, store=None, action_size: int | None = None):
         check(config)
         self.config = config
-        if store is not None:
-            action_size = store.action_size
-        self.agent = self.agent_type(config, action_size, Scope(config.seed))
+        self.agent = self.agent_type(
+            config, size_of_actions(store, action_size), Scope(config.seed))
         self._update = self._compiled()
         side = config.drq.image_size
         seen = tf.TensorSpec(

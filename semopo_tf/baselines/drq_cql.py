@@ -50,7 +50,7 @@ class ConservativeActorCritic(ActorCritic):
         scored = {name: self._several(bottleneck, actions)
                   for name, actions in sets.items()}
         loss = squared_errors(data, target)
-        metrics = {}
+        metrics: Metrics = {}
         for i, q in enumerate(data):
             found = {name: pair[i] for name, pair in scored.items()}
             term = conservative_term(

@@ -81,8 +81,9 @@ class InfoGatingAgent(tf.Module):
             gate.mask_units)
         self.energy = Energy(scope / 'energy', drq.feature_dim, action_size,
                              gate.energy_units)
-        head = {'bc': CloningHead, 'drq_bc': ActorCritic}[gate.head]
-        self.head = head(drq, drq.feature_dim, action_size, scope)
+        self.head: CloningHead | ActorCritic = (
+            CloningHead if gate.head == 'bc' else ActorCritic)(
+                drq, drq.feature_dim, action_size, scope)
         self._inverse_opt = TorchAdam(scope, 'inverse', {
             **variables_by_name(self.encoder), **self.energy.trained},
             drq.lr, drq.eps)
@@ -121,11 +122,11 @@ class InfoGatingAgent(tf.Module):
         # Equal to the mask; in the warm start without its gradient.
         open_masks = [warm * tf.stop_gradient(mask) + (1.0 - warm) * mask
                       for mask in masks]
-        shown = [self._half_gated(images, mask, site, draws)
-                 for images, mask, site in zip(
-                     (obs, later), open_masks, ('obs', 'obs_k'),
-                     strict=True)]
-        inverse = self._inverse_loss(*shown, action, draws)
+        shown, shown_later = (
+            self._half_gated(images, mask, site, draws)
+            for images, mask, site in zip(
+                (obs, later), open_masks, ('obs', 'obs_k'), strict=True))
+        inverse = self._inverse_loss(shown, shown_later, action, draws)
         first = tf.reduce_mean([tf.reduce_mean(mask) for mask in masks])
         second = tf.reduce_mean([
             tf.reduce_mean(tf.square(mask)) for mask in masks])
@@ -135,7 +136,7 @@ class InfoGatingAgent(tf.Module):
                    'mask_mean': first, 'mask_square_mean': second}
         for found, site in zip(logits, ('obs', 'obs_k'), strict=True):
             metrics[f'mask_logit_mean_{site}'] = tf.reduce_mean(found)
-        return loss, metrics, shown[0]
+        return loss, metrics, shown
 
     def act(self, images: tf.Tensor) -> tf.Tensor:
         """μ [N, A] on the un-gated stacks uint8 [N, S, S, C] (trap 20)."""
@@ -181,7 +182,7 @@ class InfoGatingAgent(tf.Module):
         return tf.reduce_mean(spread + energies[:, 0])
 
     def _train_head(self, features, batch, std, draws: Draws) -> Metrics:
-        if self.set.head == 'bc':
+        if isinstance(self.head, CloningHead):
             return self.head.update(features, batch, std, draws)
         following = augmented(batch['next_obs'], 'next_obs', self.drq, draws)
         return self.head.learn(

@@ -30,7 +30,7 @@ from semopo_tf.baselines.lompo_buffers import (
     padded,
 )
 from semopo_tf.baselines.lompo_model import LompoModel
-from semopo_tf.method import Batch, Phase
+from semopo_tf.method import Batch, Phase, size_of_actions
 
 Arrays = dict[str, np.ndarray]
 
@@ -49,8 +49,7 @@ class LOMPO:
     def __init__(self, config, store=None, action_size: int | None = None):
         check(config)
         self.config, self._store = config, store
-        if store is not None:
-            action_size = store.action_size
+        action_size = size_of_actions(store, action_size)
         root = Scope(config.seed)
         image = (config.image_size, config.image_size, 3)
         self.model = LompoModel(
@@ -130,7 +129,7 @@ class LOMPO:
     def parameters(self) -> dict[str, int]:
         """Weights per module, optimizers left out."""
         model, agent = self.model, self.agent
-        modules = {
+        modules: dict[str, list[Any]] = {
             'encoder': [model.encoder], 'rssm': [model.rssm],
             'decoder': [model.decoder], 'reward': [model.heads['reward']],
             'actor': [agent.actor_network], 'critics': agent.critics,

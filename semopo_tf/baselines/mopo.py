@@ -31,7 +31,7 @@ from semopo_tf.baselines.mopo_model import (
     imagine,
     penalty_by_name,
 )
-from semopo_tf.method import Batch, Phase
+from semopo_tf.method import Batch, Phase, size_of_actions
 from semopo_tf.sac import SAC
 from semopo_tf.terminations import termination
 
@@ -57,7 +57,7 @@ class MOPO:
     def __init__(self, config, store=None, action_size: int | None = None):
         check(config)
         self.config = config
-        self._action_size = action_size
+        self._action_size = size_of_actions(store, action_size)
         self._ends = termination(
             config.mopo.termination, config.mopo.termination_quirk)
         self._penalty = penalty_by_name(config.mopo.penalty)
@@ -68,7 +68,7 @@ class MOPO:
             self.plan = EpochPlan(
                 config.mopo, config.seed, len(self.data['reward']))
             self._inputs, self._targets = _pairs(self.data)
-            self._build(self.data['state'].shape[1], store.action_size)
+            self._build(self.data['state'].shape[1], self._action_size)
 
     # The interface of semopo_tf.method.
 

@@ -123,6 +123,9 @@ class DynamicsEnsemble(tf.Module):
         """
         pairs = [(self.shift, self.scale, inputs)]
         if self._settings.scale_targets:
+            if targets is None:
+                raise ValueError('fit_scaler: expected targets, which '
+                                 'mopo.scale_targets needs, found None')
             pairs.append((self.target_shift, self.target_scale, targets))
         for shift, scale, rows in pairs:
             std = rows.std(0, dtype=np.float64)

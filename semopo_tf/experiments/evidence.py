@@ -23,6 +23,7 @@ from semopo_tf.experiments import grid, metrics, scales
 from semopo_tf.experiments.results import Row
 
 LEVELS = grid.LEVELS
+NO_RANGE = 'nothing is known to normalise its returns with'
 
 
 @dataclass(frozen=True)
@@ -130,11 +131,11 @@ class Evidence:
         columns: dict[str, list[np.ndarray]] = {name: [] for name in systems}
         for name in self.sets(item):
             problem = self._incomplete(item, systems, name)
-            if problem:
-                notes.append(f'{name} ({problem})')
+            scale = None if problem else self.range(self.task(name))
+            if scale is None:
+                notes.append(f'{name} ({problem or NO_RANGE})')
                 continue
             joined.append(name)
-            scale = self.range(self.task(name))
             for system in systems:
                 returns = np.array([
                     row.returns for row in self.runs(system, name)])
@@ -158,8 +159,6 @@ class Evidence:
             return f'missing: {plural(missing, "run")}'
         if len({len(row.returns) for row in rows}) > 1:
             return 'its runs differ in their number of episodes'
-        if self.range(self.task(name)) is None:
-            return 'nothing is known to normalise its returns with'
         return ''
 
     def quantity(self, row: Row, key: str) -> np.ndarray | None:
@@ -177,6 +176,19 @@ class Evidence:
                 f'{row.quantities}: expected measured quantities, found a '
                 f'file that cannot be read ({error}); make it anew: run.py '
                 f'measure {row.logdir} --out {row.quantities}') from None
+
+    def measured(self, row: Row, key: str) -> np.ndarray:
+        """As `quantity`, of an array that other measured ones come with.
+
+        Raises UserError where it is missing.
+        """
+        found = self.quantity(row, key)
+        if found is None:
+            raise UserError(
+                f'{row.quantities or row.run}: expected a measured {key}, '
+                f'found none; measure the run anew: run.py measure '
+                f'{row.logdir} --out {row.quantities or "FILE"}')
+        return found
 
     def curve(self, row: Row, phase: str, name: str) -> Curve | None:
         """A metric of a run's records; None where there is none."""

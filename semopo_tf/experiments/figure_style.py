@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.typing import RcKeyType
 
 from semopo_tf.experiments.grid import LEVELS
 
@@ -32,11 +34,12 @@ ABLATION_NAMES = {'SeMOPO': 'Se+CS', 'Offline DV2': 'Offline DV2+RS'}
 GRAY = '#666666'
 MARGIN = 0.2  # inches beside the names above the panels
 
-_RC = {'font.size': 8, 'axes.titlesize': 8, 'axes.labelsize': 8,
-       'xtick.labelsize': 7, 'ytick.labelsize': 7, 'legend.fontsize': 8,
-       'axes.spines.top': False, 'axes.spines.right': False,
-       'axes.linewidth': 0.6, 'xtick.major.width': 0.6,
-       'ytick.major.width': 0.6, 'svg.hashsalt': 'semopo', 'figure.dpi': 100}
+_RC: dict[RcKeyType, Any] = {
+    'font.size': 8, 'axes.titlesize': 8, 'axes.labelsize': 8,
+    'xtick.labelsize': 7, 'ytick.labelsize': 7, 'legend.fontsize': 8,
+    'axes.spines.top': False, 'axes.spines.right': False,
+    'axes.linewidth': 0.6, 'xtick.major.width': 0.6,
+    'ytick.major.width': 0.6, 'svg.hashsalt': 'semopo', 'figure.dpi': 100}
 
 
 @dataclass

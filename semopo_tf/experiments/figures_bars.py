@@ -86,9 +86,9 @@ def figure8(evidence: Evidence, paper: PaperNumbers) -> Drawing:
 def values(evidence: Evidence, group: Group, name: str, quantity: str,
            ) -> tuple[np.ndarray, int]:
     """Measured values of a set, all seeds pooled, and how many runs."""
-    found = [evidence.quantity(row, f'uncertainty/{group.stream}/{quantity}')
-             for row in evidence.runs(group.system, name)]
-    found = [array for array in found if array is not None]
+    key = f'uncertainty/{group.stream}/{quantity}'
+    found = [array for row in evidence.runs(group.system, name)
+             if (array := evidence.quantity(row, key)) is not None]
     return (np.concatenate(found) if found else np.zeros(0)), len(found)
 
 

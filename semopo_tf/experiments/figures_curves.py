@@ -67,10 +67,11 @@ def entropies(evidence: Evidence, name: str, estimator: str,
     """Curves [epochs] of both samplings, one per run that has both."""
     found: dict[str, list[np.ndarray]] = {key: [] for key in SAMPLINGS}
     for row in evidence.runs(SYSTEM, name):
-        both = {key: evidence.quantity(row, f'entropy/{key}/{estimator}')
-                for key in SAMPLINGS}
-        if all(array is not None for array in both.values()):
-            for key, array in both.items():
+        there = {key: array for key in SAMPLINGS
+                 if (array := evidence.quantity(
+                     row, f'entropy/{key}/{estimator}')) is not None}
+        if len(there) == len(SAMPLINGS):
+            for key, array in there.items():
                 found[key].append(array)
     return found
 

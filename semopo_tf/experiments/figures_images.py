@@ -65,10 +65,10 @@ def _frames(part: SubFigure, evidence: Evidence, name: str,
     if not shown:
         say_missing(part.subplots(), text)
         return []
-    images = evidence.quantity(rows[shown[0]], 'frames/image')
-    found = {stream: evidence.quantity(rows[system], f'frames/{stream}/u')
-             for system, stream in streams if system in shown}
-    found = {stream: u for stream, u in found.items() if u is not None}
+    images = evidence.measured(rows[shown[0]], 'frames/image')
+    found = {stream: u for system, stream in streams if system in shown
+             and (u := evidence.quantity(
+                 rows[system], f'frames/{stream}/u')) is not None}
     top = max((float(u.max()) for u in found.values()), default=1.0)
     panels = part.subplots(2, len(images), squeeze=False,
                            height_ratios=(1, 0.7))
@@ -142,7 +142,7 @@ def _reconstructions(panels: Sequence[Axes], evidence: Evidence, name: str,
             say_missing(axes, _why(evidence, system, name)
                         if axes is not panels[0] else 'missing')
         return []
-    truth = evidence.quantity(rows[shown[0]], 'reconstruction/image')[0]
+    truth = evidence.measured(rows[shown[0]], 'reconstruction/image')[0]
     times = np.linspace(0, len(truth) - 1, min(SHOWN, len(truth)))
     times = times.round().astype(int)
     _strip(panels[0], truth[times])
@@ -167,9 +167,8 @@ def _why(evidence: Evidence, system: str, name: str) -> str:
 
 def _endogenous(evidence: Evidence, row: Row) -> np.ndarray:
     found = evidence.quantity(row, 'reconstruction/endogenous')
-    if found is None:
-        found = evidence.quantity(row, 'reconstruction/model')
-    return found
+    return (evidence.measured(row, 'reconstruction/model') if found is None
+            else found)
 
 
 # Both.
@@ -198,12 +197,18 @@ def same_frames(evidence: Evidence, item: str, systems: Sequence[str],
     first = next(system for system in systems if system in rows)
     reference = evidence.quantity(rows[first], compared)
     shown = [system for system in systems if system in rows
-             and np.array_equal(evidence.quantity(rows[system], compared),
-                                reference)]
+             and _equal(evidence.quantity(rows[system], compared), reference)]
     texts = [f'{system} was measured on other frames' if system in rows
              else f'{system} is missing'
              for system in systems if system not in shown]
     return rows, shown, ', '.join(texts)
+
+
+def _equal(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+    """Whether both are the same, or both were not measured."""
+    if one is None or other is None:
+        return one is other
+    return np.array_equal(one, other)
 
 
 def _picture(axes: Axes, image: np.ndarray) -> None:

@@ -48,7 +48,7 @@ def masks(evidence: Evidence) -> Drawing | None:
 def _strip(evidence: Evidence, row: Row) -> np.ndarray:
     """Frames, masks and truths of a run beside and above each other:
     [3 H, n W, 3], values in 0 … 1."""
-    image, mask, truth = (evidence.quantity(row, f'separation/{key}')
+    image, mask, truth = (evidence.measured(row, f'separation/{key}')
                           for key in ('image', 'mask', 'truth'))
     lines = (image / 255, *(np.repeat(array[..., None].astype(float), 3, -1)
                             for array in (mask, truth)))

@@ -11,11 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from datasets.table3 import RANGES
 from dreamerv2_base.errors import UserError
+
+Returns = TypeVar('Returns', float, np.ndarray)  # one, or an array of them
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -45,7 +48,7 @@ class Range:
                 f'largest, found {self.low} and {self.high} ({self.source}); '
                 'look at the data: run.py data validate')
 
-    def mean(self, value: float) -> float:
+    def mean(self, value: Returns) -> Returns:
         """(S − S_min) / (S_max − S_min)."""
         return (value - self.low) / (self.high - self.low)
 

@@ -75,7 +75,7 @@ class PaperNumbers:
         """
         task = _task(name)
         scale = metrics.published_range(task) if task else None
-        if scale is None:
+        if task is None or scale is None:
             return UNKNOWN
         raw = self.cell('table5', name, system)
         printed = self.cell('table1', name, system)
@@ -170,8 +170,8 @@ def _read(path: Path) -> PaperNumbers:
         _check(path, pair, values, ('low', 'about'))
     return PaperNumbers(
         str(found.get('label', path.name)), tables,
-        {pair: {key: _number(path, pair, value)
-                for key, value in values.items() if value is not None}
+        {pair: {key: number for key, value in values.items()
+                if (number := _number(path, pair, value)) is not None}
          for pair, values in pairs.items()})
 
 

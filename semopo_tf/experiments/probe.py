@@ -42,10 +42,11 @@ def probe(fresh: Sequence[FreshEpisode], feat: Mapping[str, Sequence],
         fresh, late, strict=True)]}
     if cartpole:
         targets['pole'] = [state[:, 1:3] for state in targets['robot']]
-    if all(one.background is not None for one in fresh):
+    videos = [one.background for one in fresh if one.background is not None]
+    if len(videos) == len(fresh):
         targets['background'] = components(
-            [small(one.background[part])
-             for one, part in zip(fresh, late, strict=True)], fitted)
+            [small(video[part])
+             for video, part in zip(videos, late, strict=True)], fitted)
     found = {}
     for name, episodes in feat.items():
         rows = [x[part] for x, part in zip(episodes, late, strict=True)]

@@ -150,7 +150,8 @@ class ResultStore:
         if unknown:
             raise UserError(f'results: expected filters among '
                             f'{", ".join(NAMES)}, found {sorted(unknown)[0]}')
-        where, values = [], []
+        where: list[str] = []
+        values: list[Any] = []
         for name, wanted in filters.items():
             several = (wanted if isinstance(wanted, (list, tuple, frozenset))
                        else [wanted])

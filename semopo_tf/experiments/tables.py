@@ -170,14 +170,14 @@ def _normalised(evidence: Evidence, paper: PaperNumbers, style: Style,
     scale = evidence.range(task)
     ours = published = UNKNOWN
     missing = entry.missing
-    if entry.raw is not None and scale is None:
-        missing = 'nothing is known to normalise with'
-    elif entry.raw is not None:
+    if entry.raw is not None and task is not None and scale is not None:
         mean, std = entry.raw.mean, entry.raw.std
         ours = Number(scale.mean(mean),
                       None if std is None else scale.std(std))
         published = Number(*metrics.published_style(task, system, mean, std)
                            or (None, None))
+    elif entry.raw is not None:
+        missing = 'nothing is known to normalise with'
     return Entry(ours, published, entry.raw, entry.runs, missing,
                  entry.printed, paper.corrected_table1(name, system),
                  tuple(paper.remarks(name, system)))
@@ -310,9 +310,9 @@ def _data_lines(evidence: Evidence, name: str) -> list[tuple[Value, ...]]:
              'maximum')
     returns = evidence.data.get(name)
     runs = tuple(row.run for row in evidence.rows if row.set == name)
-    mine = table3.statistics(returns) if returns is not None else None
+    mine = None if returns is None else table3.statistics(returns)
     first = [Value(name), Value('ours')]
-    if mine is None:
+    if returns is None:
         first += [Value('missing'), *[Value(NONE)] * len(order)]
     else:
         first += [Value(str(len(returns)), runs), *(
