@@ -8,7 +8,6 @@ have equal colour channels, colour videos do not.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -124,12 +123,11 @@ def _orange(frame: np.ndarray) -> np.ndarray:
 
 def _band(frame: np.ndarray) -> tuple[int, int, float] | None:
     """(first row, behind the last, mean brightness) of the widest floor."""
-    grey = frame.mean(-1)
-    grey = np.where(_orange(frame), np.nan, grey)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', RuntimeWarning)  # rows of robot alone
-        bright = np.nanpercentile(grey, 98, axis=1)
-        mean = np.nanmean(grey, axis=1)
+    robot = _orange(frame)
+    grey = np.where(robot, np.nan, frame.mean(-1))
+    grey[robot.all(1)] = 255.0  # rows of robot alone are no floor
+    bright = np.nanpercentile(grey, 98, axis=1)
+    mean = np.nanmean(grey, axis=1)
     floor = (bright < BRIGHT) & (mean < MEAN)
     height = len(frame)
     floor[:round(height * HORIZON / 64)] = False
