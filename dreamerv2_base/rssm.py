@@ -264,6 +264,7 @@ class EnsembleRSSM(tf.Module):
         """
         if self._transition == 'all':
             return self._pick(self._each_head(deter), index)
+
         def drawn(layer):
             kernel, bias = layer
             return tf.gather(kernel, index), tf.gather(bias, index)

@@ -32,7 +32,7 @@ from semopo_tf.embeddings import (
     encoder_stamp,
 )
 from semopo_tf.method import Batch, Phase, size_of_actions
-from semopo_tf.settings import sampling_of
+from semopo_tf.settings import sampling_of, several_starts
 from semopo_tf.starts import Starts
 
 
@@ -55,7 +55,7 @@ class SeMOPO:
             'model': self._compiled('model', self.agent.model_train),
             'agent': self._compiled('agent', self.agent.agent_train),
             'joint': self._compiled('joint', self.agent.train)}
-        if _several_starts(config):
+        if several_starts(config):
             self._starts = Starts(
                 config.model_starts, config.model_start_updates,
                 self._fresh_weights, variables_by_name(self.agent),
@@ -229,13 +229,6 @@ class SeMOPO:
                 jit_compile=self.config.jit == 'xla')
         return lambda batch, step: train(
             _tensors(batch), tf.constant(step, tf.int64))
-
-
-def _several_starts(config) -> bool:
-    """One stream has nothing to swap; a model that is given is not begun."""
-    return (config.separate_wm and config.model_starts > 1
-            and config.offline_model_train_steps > 0
-            and config.offline_model_loaddir == 'none')
 
 
 def _tensors(batch: Batch) -> dict[str, tf.Tensor]:

@@ -125,6 +125,16 @@ def sampling_of(config: Config) -> str:
     return 'released' if config.replay.incremental else 'random'
 
 
+def several_starts(config: Config) -> bool:
+    """Whether a run begins more than one model (`model_starts`).
+
+    One stream has nothing to swap; a model that is given is not begun.
+    """
+    return (config.separate_wm and config.model_starts > 1
+            and config.offline_model_train_steps > 0
+            and config.offline_model_loaddir == 'none')
+
+
 def warnings(config: Config, given: Mapping[str, object] | None = None,
              ) -> list[str]:
     """What a user should know before the run starts: flags without effect.

@@ -88,7 +88,7 @@ def _dreamer(config: Config) -> float:
     """Operations of all phases (LOMPO's policy phase: as Dreamer's)."""
     model, policy = config.offline_model_dataset, config.offline_train_dataset
     starts = config.model_start_updates * config.model_starts if (
-        config.separate_wm and config.model_starts > 1) else 0
+        settings.several_starts(config)) else 0
     updates = config.offline_model_train_steps + starts
     return (updates * flops.model_update(
         config, model.batch * model.length, ACTIONS)
