@@ -104,7 +104,7 @@ MODULES = {
         'data': 'the data sets: list, validate, describe, convert, build'},
     'semopo_tf.experiments.commands': {
         'reproduce': "the paper's tables and figures from runs",
-        'results': 'list, filter and export the rows of finished runs'},
+        'results': 'list, filter, export and import rows of runs'},
     'semopo_tf.experiments.measure': {
         'measure': 'quantities of a trained run, for the figures'},
 }

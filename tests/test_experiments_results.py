@@ -107,6 +107,63 @@ def test_csv_has_every_field(tmp_path):
     assert found['system'] == 'SeMOPO'
 
 
+def export(folder, *rows):
+    store = ResultStore(folder)
+    for row in rows:
+        store.append(row)
+    store.export_csv(folder / 'rows.csv')
+    return folder / 'rows.csv'
+
+
+def test_rows_of_two_machines_make_one_store(tmp_path):
+    rows = [make_row('a', seed=0, commit='c', quantities='runs/a/q.npz',
+                     logdir='runs/a'),
+            make_row('b', seed=1, dirty=None, variant='colour')]
+    first = export(tmp_path / 'first', rows[0])
+    both = export(tmp_path / 'second', *rows)
+    store = ResultStore(tmp_path / 'third')
+    assert store.import_csv(first) == 1
+    assert store.import_csv(both) == 1
+    assert store.import_csv(both) == 0
+    store.export_csv(tmp_path / 'rows.csv')
+    assert (tmp_path / 'rows.csv').read_text() == both.read_text()
+    assert store.rows()[0].logdir == str(tmp_path / 'third/runs/a')
+
+
+def test_a_run_of_other_returns_is_refused_and_nothing_added(tmp_path):
+    source = export(tmp_path / 'there', make_row('new'), make_row('a'))
+    store = ResultStore(tmp_path / 'here')
+    store.append(make_row('a', returns=[1.5, 2.0]))
+    with pytest.raises(UserError, match=r'1.50, 2.00, .* found 1.50, 2.25'):
+        store.import_csv(source)
+    assert store.finished() == {'a'}
+
+
+@pytest.mark.parametrize(('old', 'new', 'message'), [
+    ('run,system', 'run,systm', 'columns'),
+    ('"[1.5, 2.25]"', '"[1.5, 2.25"', 'line 2'),
+    ('"[1.5, 2.25]"', '3', 'line 2'),
+    ('False', 'maybe', 'line 2'),
+    (',0.25,', ',soon,', 'line 2'),
+    ('demo/walker_walk_random/semopo/seed0', '', 'line 2'),
+    ('walker_walk_random,walker_walk', 'walker_walk', 'columns'),
+])
+def test_a_damaged_csv_is_named(tmp_path, old, new, message):
+    source = export(tmp_path / 'there', make_row())
+    text = source.read_text()
+    assert old in text
+    source.write_text(text.replace(old, new))
+    store = ResultStore(tmp_path / 'here')
+    with pytest.raises(UserError, match=f'{source}.*{message}.*--csv'):
+        store.import_csv(source)
+    assert not store.rows()
+
+
+def test_a_missing_csv_is_named(tmp_path):
+    with pytest.raises(UserError, match=r'nothing.csv.*No such file'):
+        ResultStore(tmp_path).import_csv(tmp_path / 'nothing.csv')
+
+
 def test_missing_store_is_named(tmp_path):
     with pytest.raises(UserError, match='reproduce'):
         ResultStore(tmp_path / 'nothing', create=False)

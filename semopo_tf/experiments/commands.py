@@ -35,13 +35,17 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Register `reproduce` and `results`."""
     _add_reproduce(subparsers)
     results = subparsers.add_parser(
-        'results', help='list, filter and export the rows of finished runs',
+        'results', help='list, filter, export and import rows of runs',
         description='Rows of a reproduction: one per finished run.')
     results.add_argument('out', type=Path, help='the --out of a reproduction')
     for name in ('system', 'set', 'variant', 'scale', 'task', 'level'):
         results.add_argument(f'--{name}', nargs='+')
     results.add_argument('--seed', nargs='+', type=int)
     results.add_argument('--csv', type=Path, metavar='FILE')
+    results.add_argument('--import', type=Path, nargs='+', metavar='FILE',
+                         dest='sources', default=[],
+                         help='add rows that --csv wrote, of other machines '
+                         'say; what has a row is not run again')
     results.add_argument('--attempts', action='store_true',
                          help='every start of a run, and how it ended')
     results.set_defaults(call=show_results)
@@ -322,7 +326,9 @@ def show_results(options: argparse.Namespace, rest: Sequence[str]) -> int:
     if rest:
         raise UserError(f'results: expected only its own flags, found '
                         f'{rest[0]!r}; see run.py results --help')
-    store = ResultStore(options.out, create=False)
+    store = ResultStore(options.out, create=bool(options.sources))
+    for path in options.sources:
+        print(f'{store.import_csv(path)} new rows of {path} in {store.path}')
     if options.attempts:
         for entry in store.attempts():
             print(f'{entry.started} {entry.seconds:8.0f} s {entry.outcome:7}'

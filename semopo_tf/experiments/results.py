@@ -134,12 +134,8 @@ class ResultStore:
 
     def append(self, row: Row) -> bool:
         """Add a row; False (and nothing changed) if its run is there."""
-        values = self._values(row)
-        marks = ', '.join('?' * len(NAMES))
         with self._open() as database:
-            done = database.execute(
-                f'INSERT OR IGNORE INTO results VALUES ({marks})', values)
-            return done.rowcount == 1
+            return self._insert(database, row)
 
     def rows(self, **filters: Any) -> list[Row]:
         """Rows in the order they came; `seed=[0, 1], system='SeMOPO'`.
@@ -179,6 +175,31 @@ class ResultStore:
                 writer.writerow(self._values(row))
         return len(rows)
 
+    def import_csv(self, path: Path) -> int:
+        """Add the rows of a CSV that `export_csv` wrote, all or none.
+
+        So runs of several machines, or published ones, make one table.
+        Paths count from this store on, as they did from the other: copy
+        run folders to the same places for what is drawn from them.
+
+        Returns: how many were new.
+        Raises UserError for another file, or for a run that has other
+          returns here.
+        """
+        found, here = read_csv(path), {row.run: row for row in self.rows()}
+        for row in found:
+            known = here.setdefault(row.run, row)
+            if known.returns != row.returns:
+                raise UserError(
+                    f'{path}: expected the returns that {row.run} has '
+                    f'already, {_first(known)}, found {_first(row)}; a run '
+                    'has one row: give another folder, or take it out')
+        with self._open() as database:
+            database.execute('BEGIN IMMEDIATE')
+            new = sum(self._insert(database, row) for row in found)
+            database.execute('COMMIT')
+        return new
+
     def record(self, attempt: Attempt) -> None:
         """Add a start of a run, however it ended."""
         with self._open() as database:
@@ -201,6 +222,12 @@ class ResultStore:
             database.execute('PRAGMA synchronous=FULL')
             yield database
 
+    def _insert(self, database: sqlite3.Connection, row: Row) -> bool:
+        marks = ', '.join('?' * len(NAMES))
+        return database.execute(
+            f'INSERT OR IGNORE INTO results VALUES ({marks})',
+            self._values(row)).rowcount == 1
+
     def _values(self, row: Row) -> list[Any]:
         values = asdict(row)
         home = self.path.parent.resolve()
@@ -222,3 +249,56 @@ class ResultStore:
         if values['dirty'] is not None:
             values['dirty'] = bool(values['dirty'])
         return Row(**values)
+
+
+def read_csv(path: Path) -> list[Row]:
+    """Rows as `export_csv` wrote them; paths as they stand.
+
+    Raises UserError for a missing file, another one, or a damaged line.
+    """
+    try:
+        with Path(path).open(newline='') as file:
+            reader = csv.DictReader(file, strict=True)
+            if tuple(reader.fieldnames or ()) != NAMES:
+                raise UserError(
+                    f'{path}: expected the columns {", ".join(NAMES)}, found '
+                    f'{", ".join(reader.fieldnames or ["none"])}; write it '
+                    'with: run.py results OUT --csv FILE')
+            return [_parsed(path, reader.line_num, values)
+                    for values in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f'{path}: expected rows as CSV, found: {error}; '
+                        'write it with: run.py results OUT --csv FILE'
+                        ) from None
+
+
+def _parsed(path: Path, line: int, values: dict[str, Any]) -> Row:
+    try:
+        if None in values or None in values.values():
+            raise ValueError('another number of columns')
+        parsed: dict[str, Any] = dict(values)
+        for name in NAMES:
+            text = values[name]
+            if name in _JSON:
+                parsed[name] = json.loads(text)
+            elif name in ('commit', 'dirty') and text == '':
+                parsed[name] = None
+            elif name == 'dirty':
+                parsed[name] = {'True': True, 'False': False}[text]
+            elif name in _TYPES:
+                parsed[name] = (float if _TYPES[name] == 'REAL' else int)(text)
+        row = Row(**parsed)
+        if not row.run or not all(
+                isinstance(value, float) for value in row.returns):
+            raise ValueError('no run or no returns')
+        return row
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f'{path}, line {line}: expected a row of a run, found '
+            f'{error}; export it again: run.py results OUT --csv FILE'
+        ) from None
+
+
+def _first(row: Row) -> str:
+    shown = ', '.join(f'{value:.2f}' for value in row.returns[:3])
+    return f'{shown}, … ({len(row.returns)})'
