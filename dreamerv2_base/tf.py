@@ -18,6 +18,9 @@ import tempfile
 # Keras 3 variables are invisible to tf.Module; TFP needs the legacy package.
 os.environ.setdefault('TF_USE_LEGACY_KERAS', '1')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+# By itself TensorFlow uses oneDNN only on processors with AVX-512; with AVX2
+# an update takes twice as long without it (docs/performance.md).
+os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
 
 # What every TensorFlow 2.19 prints at import and at the first look for a GPU,
 # whether or not there is one. Anything else it prints is passed on.
