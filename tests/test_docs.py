@@ -6,10 +6,12 @@ import importlib
 import json
 import re
 
+import numpy as np
 import pytest
 
 from dreamerv2_base.config import read_yaml
 from semopo_tf import preset_diff, settings
+from semopo_tf.experiments.results import read_csv
 from tests.helpers import ROOT
 
 MAP = (ROOT / 'docs' / 'name_map.md').read_text()
@@ -78,3 +80,25 @@ def test_files_that_documents_name_exist(name):
     for path in re.findall(r'`((?:docs|semopo_tf|dreamerv2_base|tests)/'
                            r'[\w/]+\.\w+)`', text):
         assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize('path', sorted(
+    (ROOT / 'docs' / 'results' / 'mini').glob('rows*.csv')),
+    ids=lambda path: path.stem)
+def test_every_row_stands_in_the_document(path):
+    text = ''.join((ROOT / 'docs' / 'results' / name).read_text()
+                   for name in ('mini.md', 'mini_history.md'))
+    rows = read_csv(path)
+    assert rows
+    for row in rows:
+        mean, spread = np.mean(row.returns), np.std(row.returns)
+        shown = (rf'\b{mean:.0f}\b' if row.variant
+                 else rf'\b{mean:.0f} ± {spread:.0f}\b')
+        assert re.search(shown, text), (row.run, shown)
+
+
+def test_results_that_documents_point_to_exist():
+    for name in ('mini.md', 'mini_history.md'):
+        text = (ROOT / 'docs' / 'results' / name).read_text()
+        for target in re.findall(r'\]\((?!http)([^)#]+)\)', text):
+            assert (ROOT / 'docs' / 'results' / target).exists(), target
