@@ -133,10 +133,18 @@ def report(folder: Path) -> int:
 
 def diff_traces(paths: list[Path], arguments: list[str]) -> int:
     """Compare recorded traces with this package; 0 only if all agree."""
+    from tqdm import tqdm
+
+    from dreamerv2_base.tf import tf
     from semopo_tf import parity
     changes = {key: values[0] if len(values) == 1 else values
                for key, values in parse_flags(arguments).items()}
-    reports = [parity.compare(path, changes) for path in paths]
+    # A graph for every recorded model, which TensorFlow takes for a mistake.
+    tf.get_logger().addFilter(
+        lambda record: 'function retracing' not in record.getMessage())
+    shown = tqdm(paths, desc='traces', unit='trace', leave=False,
+                 disable=not sys.stderr.isatty())
+    reports = [parity.compare(path, changes) for path in shown]
     return 0 if parity.print_reports(reports) else 1
 
 
