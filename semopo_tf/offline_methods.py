@@ -59,8 +59,9 @@ class SeMOPO:
             self._starts = Starts(
                 config.model_starts, config.model_start_updates,
                 self._fresh_weights, variables_by_name(self.agent),
-                self._updates['model'],
-                float(config.loss_scales.get('image', 1.0)))
+                self._updates['model'], self._compiled(
+                    'judge', lambda *inputs: (None, self.agent.world_model
+                                              .action_information(*inputs))))
 
     def phases(self) -> list[Phase]:
         """Model updates in whole blocks, then policy updates."""

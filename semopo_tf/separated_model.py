@@ -195,6 +195,31 @@ class SeparatedWorldModel(WorldModel):
             self.in_slices(self.exo_encoder, data['image']), action,
             data['is_first'], draws)
 
+    def action_information(self, batch: Batch, draws: Draws) -> tf.Tensor:
+        """How many nats the endogenous prior owes to the actions, [].
+
+        mean KL(q_t ‖ p(· | s_{t−1}, a')) − KL(q_t ‖ p(· | s_{t−1}, a_t)), a'
+        being the action of another chunk of the batch, over all members: an
+        estimate of what a_t says of the next state, I(s_t; a_t | s_{t−1}).
+        Large where the stream holds what actions move, near 0 where it holds
+        the background (ours; docs/results/mini.md).
+
+        batch: chunks [B, T] of at least two of each.
+        """
+        data = self.preprocess(batch)
+        _, post, _ = self.filter(data, draws.scope('endo'), learn=False)
+        before = {key: _rows(post[key][:, :-1]) for key in ('stoch', 'deter')}
+        after = self.rssm.get_dist(
+            {key: _rows(value[:, 1:]) for key, value in post.items()})
+        action = data['action'][:, 1:]
+
+        def surprise(action: tf.Tensor) -> tf.Tensor:
+            ahead = self.rssm.img_step(
+                before, _rows(action), tf.constant(0), None)
+            members = self.rssm.ensemble_stats(ahead['deter'])
+            return tf.reduce_mean(after.kl(self.rssm.get_dist(members)))
+        return surprise(tf.roll(action, 1, 0)) - surprise(action)
+
     # Reward dissociation (spec section 5).
 
     def train_exogenous_head(self, feat: tf.Tensor, data: Batch,
@@ -298,3 +323,8 @@ class SeparatedWorldModel(WorldModel):
                 and not self.config.disen_scales.reward):
             return 0
         return self.config.num_reward_opt_iters
+
+
+def _rows(x: tf.Tensor) -> tf.Tensor:
+    """[B, T, ...] -> [B·T, ...]."""
+    return tf.reshape(x, (x.shape[0] * x.shape[1], *x.shape[2:]))

@@ -1,4 +1,4 @@
-"""Several models begun: the lowest loss goes on, whatever is killed."""
+"""Several models begun: the best one goes on, whatever is killed."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import pytest
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.store import open_store
 from dreamerv2_base.tf import tf
-from semopo_tf import settings
+from semopo_tf import settings, starts
 from semopo_tf.offline_methods import SeMOPO
-from semopo_tf.starts import Starts, minimised
+from semopo_tf.starts import Starts
 from tests.helpers import make_folder
 
 UPDATES = 4
 
 
 class Toy:
-    """A model of one number w: its loss is w, an update takes 1 from it."""
+    """A model of one number w: an update takes 1 from it, it is worth 2 w."""
 
-    BEGINNINGS = (9.0, 6.0, 7.0)
+    BEGINNINGS = (7.0, 9.0, 6.0)
 
     def __init__(self):
         self.w = tf.Variable(self.BEGINNINGS[0])
         self.seen = []
         self.starts = Starts(
             3, UPDATES, lambda k: {'w': np.float32(self.BEGINNINGS[k])},
-            {'w': self.w}, self._train)
+            {'w': self.w}, self._train, lambda batch, step: 2 * self.w)
 
     def _train(self, batch, step):
         self.seen.append((batch, step))
@@ -37,18 +37,28 @@ class Toy:
         return [self.starts.update('batch', step) for step in steps]
 
 
-def test_the_lowest_loss_goes_on():
+WORTH = [9.0, 13.0, 7.0]  # twice the means of 6 5 4 3, 8 7 6 5, 5 4 3 2
+
+
+def test_the_highest_worth_goes_on():
     toy = Toy()
     rows = toy.run(range(3 * UPDATES))
     assert [row['start'] for row in rows] == [0] * 4 + [1] * 4 + [2] * 4
     assert toy.seen == [('batch', step) for step in (0, 1, 2, 3) * 3]
-    found = [row['start_loss'] for row in rows if 'start_loss' in row]
-    np.testing.assert_allclose(found, [7.5, 4.5, 5.5])  # means of 9 8 7 6 …
-    np.testing.assert_allclose(toy.starts.losses, found)
-    assert toy.w.numpy() == 3  # the last one's
+    found = [row['start_worth'] for row in rows if 'start_worth' in row]
+    np.testing.assert_allclose(found, WORTH)
+    np.testing.assert_allclose(toy.starts.worth, WORTH)
+    assert toy.w.numpy() == 2  # the last one's
     toy.starts.finish()
-    assert toy.w.numpy() == 2
-    assert set(toy.starts.state()) == {'starts/losses'}
+    assert toy.w.numpy() == 5
+    assert set(toy.starts.state()) == {'starts/worth'}
+
+
+def test_a_start_is_judged_by_its_last_updates(monkeypatch):
+    monkeypatch.setattr(starts, 'JUDGED', 2)
+    toy = Toy()
+    toy.run(range(3 * UPDATES))
+    np.testing.assert_allclose(toy.starts.worth, [7, 11, 5])
 
 
 @pytest.mark.parametrize('stop', range(3 * UPDATES + 1))
@@ -60,21 +70,16 @@ def test_stopped_anywhere_it_ends_in_the_same_place(stop):
     two.starts.load(saved)
     two.w.assign(one.w)
     two.run(range(stop, 3 * UPDATES))
-    np.testing.assert_allclose(two.starts.losses, [7.5, 4.5, 5.5])
+    np.testing.assert_allclose(two.starts.worth, WORTH)
     two.starts.finish()
-    assert two.w.numpy() == 2
+    assert two.w.numpy() == 5
 
 
 def test_another_number_of_starts_is_a_user_error():
     with pytest.raises(UserError, match='expected 3 starts, found 2'):
-        Toy().starts.load({'starts/losses': np.zeros(2)})
-
-
-def test_the_image_counts_once():
-    metrics = {'model_loss': 20.0, 'disen_loss': 17.0, 'image_loss': 5.0}
-    assert minimised(metrics) == 32
-    assert minimised(metrics, image_scale=2.0) == 27
-    assert minimised({'model_loss': 20.0}) == 20
+        Toy().starts.load({'starts/worth': np.zeros(2)})
+    with pytest.raises(UserError, match='expected 3 starts, found 0'):
+        Toy().starts.load({})
 
 
 @pytest.fixture
@@ -115,8 +120,8 @@ def test_the_first_start_is_the_run_without_starts(store):
     kernel = 'world_model/mask/mask1/kernel'
     before = plain.state()[kernel]
     assert abs(made.state()[kernel] - before).max() > 0.01  # drawn anew
-    losses = made.state()['starts/losses']
-    assert losses[0] != losses[1]
+    worth = made.state()['starts/worth']
+    assert worth[0] != worth[1]
     first.finish()
     other = method(store, '--model_starts', '2', '--model_start_updates', '1')
     other.load({name: np.array(value)
