@@ -286,6 +286,19 @@ class EnsembleRSSM(tf.Module):
                 value, (self.ensemble, *deter.shape[:-1], *rest))
         return shaped
 
+    def surprise(self, before: Mapping[str, tf.Tensor], action: tf.Tensor,
+                 after: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """KL(q(after) ‖ p_k(· | before, action)), mean over members k, [N].
+
+        before: 'stoch', 'deter' [N, ...] of a state; action [N, A]; after:
+        statistics [N, ...] of the posterior that follows. Nats.
+        """
+        before = {key: tf.cast(before[key], self.dtype)
+                  for key in ('stoch', 'deter')}
+        ahead = self.img_step(before, action, tf.constant(0), None)
+        members = self.get_dist(self.ensemble_stats(ahead['deter']))
+        return tf.reduce_mean(self.get_dist(after).kl(members), 0)
+
     def _pick(self, stats: State, index: tf.Tensor) -> State:
         """Of statistics [K, L, N, ...] those of member index[l] in row l."""
         rows = tf.stack([index, tf.range(tf.size(index))], 1)

@@ -208,17 +208,12 @@ class SeparatedWorldModel(WorldModel):
         """
         data = self.preprocess(batch)
         _, post, _ = self.filter(data, draws.scope('endo'), learn=False)
-        before = {key: _rows(post[key][:, :-1]) for key in ('stoch', 'deter')}
-        after = self.rssm.get_dist(
-            {key: _rows(value[:, 1:]) for key, value in post.items()})
+        before = {key: _rows(value[:, :-1]) for key, value in post.items()}
+        after = {key: _rows(value[:, 1:]) for key, value in post.items()}
         action = data['action'][:, 1:]
-
-        def surprise(action: tf.Tensor) -> tf.Tensor:
-            ahead = self.rssm.img_step(
-                before, _rows(action), tf.constant(0), None)
-            members = self.rssm.ensemble_stats(ahead['deter'])
-            return tf.reduce_mean(after.kl(self.rssm.get_dist(members)))
-        return surprise(tf.roll(action, 1, 0)) - surprise(action)
+        own, other = (self.rssm.surprise(before, _rows(taken), after)
+                      for taken in (action, tf.roll(action, 1, 0)))
+        return tf.reduce_mean(other - own)
 
     # Reward dissociation (spec section 5).
 

@@ -63,6 +63,31 @@ def test_places_are_late_enough_and_have_a_next_row():
         streams.places(np.array([11, 5]), 3, 0, 'x')
 
 
+@pytest.mark.parametrize(('kind', 'acting'), [
+    ('semopo', 'endogenous'), ('joint', 'joint'), ('lompo', 'joint')])
+def test_action_information_is_of_streams_that_see_actions(
+        models, store, kind, acting):
+    filtered = streams.Filter(models(kind), 0, 'x')
+    found = quantities.action_information(filtered, store, 30, 0)
+    assert set(found) == {
+        'action_information/index', f'action_information/{acting}'}
+    values = found[f'action_information/{acting}']
+    assert values.shape == (30,)
+    assert values.any()
+
+
+def test_no_action_information_where_all_actions_are_the_same(models, store):
+    class Same:
+        rows = store.rows
+
+        def slice(self, *where):
+            found = store.slice(*where)
+            return {**found, 'action': np.full_like(found['action'], 0.5)}
+    found = quantities.action_information(
+        streams.Filter(models('semopo'), 0, 'x'), Same(), 30, 0)
+    assert not found['action_information/endogenous'].any()
+
+
 class Rows:
     """A store whose reward is 1000 · episode + row."""
 

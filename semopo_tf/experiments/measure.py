@@ -27,6 +27,7 @@ NAMES = {
     'frames': 'frames with the uncertainty of the transition into each',
     'reconstruction': 'frames and what the model makes of them',
     'entropy': 'action entropy of batches under both samplings',
+    'action_information': 'nats that a stream\'s next state owes to actions',
     'separation': 'the learned mask against the simulator\'s segmentation',
     'probe': 'what a linear map reads from the features',
     'action_effects': 'what actions earn: the model beside the simulator',
@@ -42,7 +43,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         'change keys of the\nrun, such as --offline_dir FOLDER where the data '
         'have moved.',
         epilog='names:\n' + '\n'.join(
-            f'  {name:15} {text}' for name, text in NAMES.items()))
+            f'  {name:19} {text}' for name, text in NAMES.items()))
     new.add_argument('logdir', type=Path, metavar='LOGDIR')
     new.add_argument('--names', nargs='+', required=True, choices=NAMES,
                      metavar='NAME', help='what to measure')
@@ -247,6 +248,13 @@ def _entropy(trained: TrainedRun, samples: int) -> Arrays:
         trained.config, trained.store, trained.seed)
 
 
+def _action_information(trained: TrainedRun, samples: int) -> Arrays:
+    from semopo_tf.experiments import quantities
+    return quantities.action_information(
+        trained.filter('action_information'), trained.store, samples,
+        trained.seed)
+
+
 def _separation(trained: TrainedRun, samples: int) -> Arrays:
     from semopo_tf.experiments import quantities, separation
     from semopo_tf.experiments.streams import EARLIEST, rows_of
@@ -287,5 +295,6 @@ def _action_effects(trained: TrainedRun, samples: int) -> Arrays:
 MEASURES: dict[str, Callable[[TrainedRun, int], Arrays]] = {
     'uncertainty': _uncertainty, 'frames': _frames,
     'reconstruction': _reconstruction, 'entropy': _entropy,
+    'action_information': _action_information,
     'separation': _separation, 'probe': _probe,
     'action_effects': _action_effects}

@@ -81,6 +81,34 @@ def judged(stats: penalties.Stats, stoch: tf.Tensor) -> Arrays:
             'log_prob': tf.transpose(dist.log_prob(stoch)).numpy()}
 
 
+# What actions decide.
+
+
+def action_information(filtered: Filter, store, samples: int, seed: int,
+                       ) -> Arrays:
+    """`action_information/<stream>` [n], nats, of streams that see actions.
+
+    KL(q_{t+1} ‖ p(· | s_t, a')) − KL(q_{t+1} ‖ p(· | s_t, a_t)) on
+    transitions t of the data, a' being the action of another one: its mean
+    estimates I(next state; action | state). Near 0 where a stream holds
+    nothing that actions move (ours; starts.py judges by it).
+    """
+    index = places(store.rows, samples, seed, 'action_information')
+    before = states_at(filtered, store, index)
+    after = states_at(filtered, store, index + NEXT)
+    action = tf.constant(np.stack([
+        store.slice(int(number), int(row) + 1, 1)['action'][0]
+        for number, row in index]))
+    found = {'action_information/index': index}
+    for stream in filtered.streams:
+        if stream.acts:
+            own, other = (stream.rssm.surprise(
+                before[stream.name], taken, after[stream.name])
+                for taken in (action, tf.roll(action, 1, 0)))
+            found[f'action_information/{stream.name}'] = (other - own).numpy()
+    return found
+
+
 # Frames with their uncertainty.
 
 
