@@ -115,6 +115,11 @@ def check(config: Config) -> Config:
                 and config[key] == 0):
             raise UserError(f'{key}: expected at least {least}, found '
                             f'{config[key]}; give --{key} {least}')
+    if several_starts(config) and config.offline_model_dataset.batch < 2:
+        raise UserError(
+            'model_starts: expected batches of at least 2 chunks to judge '
+            'starts by, found offline_model_dataset.batch 1; give '
+            '--offline_model_dataset.batch 2 or --model_starts 1')
     return config
 
 

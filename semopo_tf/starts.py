@@ -97,8 +97,17 @@ class Starts:
         return {f'{PREFIX}worth': self._worth, **kept}
 
     def load(self, arrays: Arrays) -> None:
-        """Take `state()` back. Raises UserError for another number."""
-        worth = arrays.get(f'{PREFIX}worth', np.zeros(0))
+        """Take `state()` back.
+
+        Raises UserError for another number of starts, or a state of a
+        version that judged them by their losses.
+        """
+        if f'{PREFIX}worth' not in arrays:
+            raise UserError(
+                f'checkpoint: expected {PREFIX}worth, found a state without: '
+                'its run is of a version that judged starts otherwise; train '
+                'into another --logdir')
+        worth = arrays[f'{PREFIX}worth']
         if worth.shape != self._worth.shape:
             raise UserError(
                 f'checkpoint: expected {len(self._worth)} starts, found '

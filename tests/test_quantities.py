@@ -86,6 +86,9 @@ def test_no_action_information_where_all_actions_are_the_same(models, store):
     found = quantities.action_information(
         streams.Filter(models('semopo'), 0, 'x'), Same(), 30, 0)
     assert not found['action_information/endogenous'].any()
+    with pytest.raises(UserError, match='at least 2 samples, found 1'):
+        quantities.action_information(
+            streams.Filter(models('semopo'), 0, 'x'), store, 1, 0)
 
 
 class Rows:

@@ -78,8 +78,15 @@ def test_stopped_anywhere_it_ends_in_the_same_place(stop):
 def test_another_number_of_starts_is_a_user_error():
     with pytest.raises(UserError, match='expected 3 starts, found 2'):
         Toy().starts.load({'starts/worth': np.zeros(2)})
-    with pytest.raises(UserError, match='expected 3 starts, found 0'):
-        Toy().starts.load({})
+    with pytest.raises(UserError, match=r'starts/worth, found.* --logdir'):
+        Toy().starts.load({'starts/losses': np.zeros(3)})
+
+
+def test_batches_of_one_chunk_cannot_judge():
+    flags = ['--configs', 'debug', '--offline_model_dataset.batch', '1']
+    settings.resolve(flags)
+    with pytest.raises(UserError, match=r'at least 2 chunks.*--model_starts 1'):
+        settings.resolve([*flags, '--model_starts', '2'])
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from dreamerv2_base.distributions import DiagonalNormal, OneHot
+from dreamerv2_base.errors import UserError
 from dreamerv2_base.noise import generator
 from dreamerv2_base.rssm import EnsembleRSSM
 from dreamerv2_base.tf import tf
@@ -92,7 +93,11 @@ def action_information(filtered: Filter, store, samples: int, seed: int,
     transitions t of the data, a' being the action of another one: its mean
     estimates I(next state; action | state). Near 0 where a stream holds
     nothing that actions move (ours; starts.py judges by it).
+    Raises UserError where there is no other transition.
     """
+    if samples < 2:
+        raise UserError('action_information: expected at least 2 samples, '
+                        f'found {samples}; give --samples 1000')
     index = places(store.rows, samples, seed, 'action_information')
     before = states_at(filtered, store, index)
     after = states_at(filtered, store, index + NEXT)
