@@ -57,6 +57,16 @@ COMMON = {'jit': 'eager', 'steps': 4, 'agent_train_steps': 2,
 METHODS = [name for name in registry.METHODS if name not in registry.ONLINE]
 
 
+def grouped(*names: str):
+    """A parameter `name`; one worker trains each and has all its tests."""
+    return pytest.mark.parametrize('name', [
+        pytest.param(name, marks=pytest.mark.xdist_group(f'battery_{name}'))
+        for name in names])
+
+
+each_method = grouped(*METHODS)
+
+
 class Stopped(Exception):
     """What ends a run in the middle of the policy phase."""
 
@@ -163,7 +173,7 @@ def test_every_method_is_here():
     assert set(SMALL) | set(registry.ONLINE) == set(registry.METHODS)
 
 
-@pytest.mark.parametrize('name', METHODS)
+@each_method
 def test_it_trains(name, runs):
     run = runs(name)
     phases = run.method.phases()
@@ -180,7 +190,7 @@ def test_it_trains(name, runs):
     assert len(changed) > 5
 
 
-@pytest.mark.parametrize('name', METHODS)
+@each_method
 def test_policy_shapes(name, runs):
     method = runs(name).method
     for action, again in zip(act(name, method), act(name, method),
@@ -192,7 +202,7 @@ def test_policy_shapes(name, runs):
     assert np.ptp(action, 0).max() > 0  # it looks at what it is given
 
 
-@pytest.mark.parametrize('name', METHODS)
+@each_method
 def test_it_is_evaluated(name, runs):
     run = runs(name)
     rows = [(row['step'], row['final']) for row in run.rows('episodes')]
@@ -205,7 +215,7 @@ def test_it_is_evaluated(name, runs):
     assert finals == [pytest.approx(np.mean(returns))]
 
 
-@pytest.mark.parametrize('name', METHODS)
+@each_method
 def test_saved_and_loaded_it_acts_the_same_without_data(name, runs):
     run = runs(name)
     arrays, _ = Checkpoints(run.folder / 'ckpt').load()
@@ -220,7 +230,7 @@ def test_saved_and_loaded_it_acts_the_same_without_data(name, runs):
     assert sum(counts.values()) <= sum(v.size for v in arrays.values())
 
 
-@pytest.mark.parametrize('name', METHODS)
+@each_method
 def test_exported_it_acts_the_same_and_no_more(name, runs, tmp_path):
     run, out = runs(name), tmp_path / 'policy'
     (run.folder / 'data.json').write_text(json.dumps(  # as `train_run` does
@@ -252,7 +262,7 @@ def test_exported_it_acts_the_same_and_no_more(name, runs, tmp_path):
         export.export(out, tmp_path / 'again')
 
 
-@pytest.mark.parametrize('name', ['drq_bc', 'drq_cql'])
+@grouped('drq_bc', 'drq_cql')
 def test_the_report_shows_q(name, runs):
     picture = report_plots.curves(runs(name).rows('metrics'))
     for metric in ('critic_q1', 'critic_q2', 'critic_target_q'):
@@ -272,7 +282,7 @@ class Stopping:
         return self._evaluator.run(*arguments)
 
 
-@pytest.mark.parametrize('name', METHODS)
+@each_method
 def test_stopped_and_resumed_it_repeats_the_run_of_its_seed(
         name, runs, evaluators, data, tmp_path):
     whole = runs(name)
@@ -290,7 +300,7 @@ def test_stopped_and_resumed_it_repeats_the_run_of_its_seed(
         np.testing.assert_array_equal(value, right[key], key)
 
 
-@pytest.mark.parametrize('name', METHODS)
+@each_method
 def test_another_seed_starts_elsewhere(name, runs, data, tmp_path):
     first = runs(name).start
     other, _ = begun(configured(name, data, tmp_path / 'run', seed=1))
@@ -299,7 +309,7 @@ def test_another_seed_starts_elsewhere(name, runs, data, tmp_path):
                for key in first if key in found)
 
 
-@pytest.mark.parametrize('name', METHODS)
+@each_method
 def test_its_configuration_is_written_and_read(name, runs):
     run = runs(name)
     found = settings.check(load_config(run.folder / 'config.yaml'))
@@ -322,7 +332,7 @@ def spoiled(episode, key: str):
 @pytest.mark.parametrize(('kind', 'word'), [
     ('truncated', 'broken'), ('missing', 'action'), ('nan', 'reward'),
     ('length', 'rows')])
-@pytest.mark.parametrize('name', METHODS)
+@each_method
 def test_bad_data_are_one_line(name, kind, word, tmp_path):
     folder = write_data(
         tmp_path / 'episodes', lambda episode: spoiled(episode, kind)

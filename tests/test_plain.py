@@ -11,15 +11,20 @@ from dreamerv2_base.tf import tf
 from semopo_tf import doctor, settings
 from semopo_tf.agent import PenalizedAgent
 
+# What `fast` and `eagerly` give is shared by one worker.
+pytestmark = pytest.mark.xdist_group('plain')
+
 B, T, A = 2, 4, 3
-SWITCHES = {
+GRAPHS = {  # switches that have no effect without a graph, and all together
     'scan': ('--scan', 'unroll'),
+    'slice_frames': ('--slice_frames', '3'),
+    'everything': ('--configs', 'debug', 'plain'),
+}
+EAGERLY = {  # the others: tracing takes ten times as long as the update
     'transition': ('--transition', 'all'),
     'backward': ('--backward', 'separate'),
     'pixel': ('--pixel', 'convolution'),
     'actor_passes': ('--actor_passes', 'twice'),
-    'slice_frames': ('--slice_frames', '3'),
-    'everything': ('--configs', 'debug', 'plain'),
 }
 
 
@@ -32,16 +37,29 @@ def run(*flags):
     metrics = {}
     for name, update in (('model', agent.model_train),
                          ('agent', agent.agent_train)):
-        found = tf.function(
-            lambda data, update=update, name=name: update(
-                data, CounterDraws(0, name, tf.constant(0, tf.int64)))[1],
-            jit_compile=config.jit == 'xla')(data)
+        def once(data, update=update, name=name):
+            draws = CounterDraws(0, name, tf.constant(0, tf.int64))
+            return update(data, draws)[1]
+        if config.jit != 'eager':
+            once = tf.function(once, jit_compile=config.jit == 'xla')
         metrics.update({f'{name}/{key}': float(value)
-                        for key, value in found.items()})
+                        for key, value in once(data).items()})
     weights = {name: value.numpy()
                for name, value in variables_by_name(agent).items()
                if 'exo_heads' not in name and 'disen_reward' not in name}
     return metrics, weights
+
+
+def assert_equal(found, expected):
+    for key, value in expected[0].items():
+        np.testing.assert_allclose(
+            found[0][key], value, rtol=1e-5, atol=1e-6, err_msg=key)
+    assert found[1].keys() == expected[1].keys()
+    for key, value in expected[1].items():
+        # Adam divides by the root of the second moment: where a gradient is
+        # at rounding level (1e-10 and below), so is its sign.
+        np.testing.assert_allclose(
+            found[1][key], value, rtol=1e-4, atol=2e-5, err_msg=key)
 
 
 @pytest.fixture(scope='module')
@@ -49,15 +67,20 @@ def fast():
     return run()
 
 
-@pytest.mark.parametrize('name', sorted(SWITCHES))
+@pytest.fixture(scope='module')
+def eagerly():
+    return run('--jit', 'eager')
+
+
+def test_a_graph_changes_no_number(fast, eagerly):
+    assert_equal(eagerly, fast)
+
+
+@pytest.mark.parametrize('name', sorted(GRAPHS))
 def test_switch_changes_no_number(fast, name):
-    metrics, weights = run(*SWITCHES[name])
-    for key, value in fast[0].items():
-        np.testing.assert_allclose(
-            metrics[key], value, rtol=1e-5, atol=1e-6, err_msg=key)
-    assert weights.keys() == fast[1].keys()
-    for key, value in fast[1].items():
-        # Adam divides by the root of the second moment: where a gradient is
-        # at rounding level (1e-10 and below), so is its sign.
-        np.testing.assert_allclose(
-            weights[key], value, rtol=1e-4, atol=2e-5, err_msg=key)
+    assert_equal(run(*GRAPHS[name]), fast)
+
+
+@pytest.mark.parametrize('name', sorted(EAGERLY))
+def test_switch_changes_no_number_eagerly(eagerly, name):
+    assert_equal(run('--jit', 'eager', *EAGERLY[name]), eagerly)

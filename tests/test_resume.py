@@ -16,6 +16,9 @@ import pytest
 from dreamerv2_base.checkpoint import Checkpoints
 from tests.helpers import ROOT, make_folder
 
+# One worker: what the fixtures make takes long.
+pytestmark = pytest.mark.xdist_group('resume')
+
 FLAGS = ('--configs', 'debug', '--jit', 'eager', '--task', 'dmc_walker_walk',
          '--offline_model_train_steps', '16', '--steps', '12',
          '--offline_video_every', '0', '--agent_train_steps', '6',
