@@ -165,7 +165,8 @@ def _compiled(agent, train):
         return train(data, RecordedDraws(noise))
     if agent.config.jit == 'eager':
         return update
-    return tf.function(update, jit_compile=agent.config.jit == 'xla')
+    return tf.function(
+        update, autograph=False, jit_compile=agent.config.jit == 'xla')
 
 
 def _noise(trace: Trace, name: str) -> dict[str, tf.Tensor]:

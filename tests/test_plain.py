@@ -41,7 +41,8 @@ def run(*flags):
             draws = CounterDraws(0, name, tf.constant(0, tf.int64))
             return update(data, draws)[1]
         if config.jit != 'eager':
-            once = tf.function(once, jit_compile=config.jit == 'xla')
+            once = tf.function(
+                once, autograph=False, jit_compile=config.jit == 'xla')
         metrics.update({f'{name}/{key}': float(value)
                         for key, value in once(data).items()})
     weights = {name: value.numpy()

@@ -33,6 +33,11 @@ def draws(step=0):
     return CounterDraws(0, 'test', tf.constant(step, tf.int64))
 
 
+def graph(update):
+    """As training runs it."""
+    return tf.function(update, autograph=False)
+
+
 DRP = ('--disen_scales.reward', '50', '--grad_heads', 'reward',
        '--num_reward_opt_iters', '2')
 
@@ -229,14 +234,14 @@ def test_other_actor_gradients_give_finite_updates(kind):
 @pytest.mark.parametrize('precision', ['16', 'bf16'])
 def test_half_precision_trains_with_float32_distributions(precision):
     agent = make('--precision', precision)
-    outputs, metrics = tf.function(agent.model_train)(batch(), draws())
+    outputs, metrics = graph(agent.model_train)(batch(), draws())
     # A norm may overflow at first: then the scale shrinks.
     assert all(np.isfinite(float(value)) for name, value in metrics.items()
                if name.endswith('loss'))
     post = outputs['post']
     assert post['logit'].dtype == tf.float32
     assert post['deter'].dtype == agent.world_model.dtype != tf.float32
-    _, metrics = tf.function(agent.agent_train)(batch(), draws())
+    _, metrics = graph(agent.agent_train)(batch(), draws())
     assert np.isfinite(float(metrics['actor_loss']))
 
 
@@ -246,7 +251,7 @@ def test_float16_skips_an_update_that_overflows():
     model.loss_scale._scale.assign(2.0 ** 120)
     before = {k: v.numpy() for k, v in variables_by_name(
         model.encoder, model.optimizer).items()}
-    _, metrics = tf.function(agent.model_train)(batch(), draws())
+    _, metrics = graph(agent.model_train)(batch(), draws())
     assert float(metrics['skipped_updates']) == 1
     for name, value in variables_by_name(
             model.encoder, model.optimizer).items():
