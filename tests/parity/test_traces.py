@@ -47,7 +47,9 @@ def test_a_wrong_trace_is_noticed(tmp_path):
     # A check that cannot fail shows nothing: disturb one weight by 1 %.
     path = change(tmp_path, 'offline_dv2_tuned_lambda',
                   'init/behavior/actor/out/kernel', lambda x: x * 1.01)
-    assert not parity.compare(path, {'jit': 'eager'}).agrees
+    eagerly = {'jit': 'eager'}
+    assert not parity.compare(path, eagerly).agrees
+    assert parity.compare(DATA / path.name, eagerly).agrees
 
 
 def test_a_missing_result_is_noticed(tmp_path):
