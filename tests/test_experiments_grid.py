@@ -166,9 +166,11 @@ def test_hours_come_from_finished_runs_first(tmp_path):
     assert guess.hours > 10
     assert 'operations' in guess.basis
     from tests.test_experiments_results import make_row
-    rows = [make_row(f'r{i}', scale='paper', hours=hours)
+    presets = list(scales.presets_of_cell(cell))
+    rows = [make_row(f'r{i}', scale='paper', presets=presets, hours=hours)
             for i, hours in enumerate((1.0, 2.0, 9.0))]
-    known = plan.estimate(cell, config, rows)
+    other = make_row('r3', scale='paper', presets=[*presets, 'x'], hours=70.0)
+    known = plan.estimate(cell, config, [*rows, other])
     assert known.hours == 2.0
     assert known.basis == '3 finished'
 
@@ -216,6 +218,19 @@ def test_plan_prints_hours_and_what_is_missing(tmp_path, capsys):
     assert '28 of 28 runs to do' in printed
     assert 'walker_walk_random: missing' in printed
     assert not (tmp_path / 'out').exists()  # a plan leaves nothing behind
+
+
+def test_plan_names_the_presets_of_each_task(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '200')
+    options, rest = parse(
+        '--table', '1', '--scale', 'mini', '--plan', '--seeds', '1',
+        '--systems', 'SeMOPO', '--sets', 'cartpole_swingup_mixed',
+        'walker_walk_random', '--data', str(tmp_path))
+    assert commands.reproduce(options, rest) == 0
+    lines = [line.split('│')[1:3] for line in
+             capsys.readouterr().out.splitlines() if '│ SeMOPO' in line]
+    assert [presets.strip() for _, presets in lines] == [
+        'released mini cartpole_swingup_mixed', 'released mini mini_walker']
 
 
 def test_a_report_needs_rows_and_good_numbers(tmp_path):

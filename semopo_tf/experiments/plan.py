@@ -65,8 +65,10 @@ def estimate(cell: Cell, config: Config, rows: Sequence[Row] = (),
     final = STEP * steps * config.final_eval_eps * missing
     if cell.run() in done:
         return Estimate((START + final) / 3600, 'evaluation alone')
+    # A small scale gives some tasks presets of their own: other hours.
     known = [row.hours for row in rows if row.system == cell.system
-             and row.scale == cell.scale and not row.variant]
+             and row.scale == cell.scale and not row.variant
+             and tuple(row.presets) == scales.presets_of_cell(cell)]
     if known:
         return Estimate(statistics.median(known),
                         f'{len(known)} finished')
@@ -124,8 +126,7 @@ def configs(cells: Sequence[Cell]) -> dict[str, Config]:
     found: dict[str, Config] = {}
     cache: dict[tuple, Config] = {}
     for cell in cells:
-        names = scales.presets_of(
-            scales.SCALES[cell.scale], cell.system, cell.set)
+        names = scales.presets_of_cell(cell)
         changes = scales.overrides_of(cell)
         key = (names, tuple(sorted(changes.items())))
         if key not in cache:
@@ -181,12 +182,14 @@ def show(cells: Sequence[Cell], finished: frozenset[str],
                  'hours', 'estimated from'):
         table.add_column(name, justify='left' if name in (
             'system', 'presets', 'estimated from') else 'right')
-    for system in dict.fromkeys(cell.system for cell in todo):
-        some = [cell for cell in todo if cell.system == system]
+    groups: dict[tuple[str, tuple[str, ...]], list[Cell]] = {}
+    for cell in todo:
+        key = cell.system, scales.presets_of_cell(cell)
+        groups.setdefault(key, []).append(cell)
+    for (system, presets), some in groups.items():
         hours = [estimates[cell.name].hours for cell in some]
         table.add_row(
-            system, ' '.join(scales.presets_of(
-                scales.SCALES[some[0].scale], system)),
+            system, ' '.join(presets),
             str(len({cell.set for cell in some})), str(len(some)),
             f'{statistics.median(hours):.2f}', f'{sum(hours):.1f}',
             ', '.join(dict.fromkeys(

@@ -280,8 +280,7 @@ def make_row(job: Job, variant: str, finals: Sequence[dict[str, Any]],
                   for phase in {row['phase'] for row in timings})
     return Row(
         run=cell.run(variant), system=cell.system,
-        presets=list(scales.presets_of(
-            scales.SCALES[cell.scale], cell.system, cell.set)),
+        presets=list(scales.presets_of_cell(cell)),
         set=cell.set, task=entry.task, level=entry.level, seed=cell.seed,
         scale=cell.scale, variant=variant,
         commit=versions.pop('commit'), dirty=versions.pop('dirty'),

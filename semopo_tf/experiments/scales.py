@@ -78,6 +78,11 @@ def presets_of(scale: Scale, system: str, data: str = '',
     return (*_method_presets(scale, system), *task, *own)
 
 
+def presets_of_cell(cell: Cell) -> tuple[str, ...]:
+    """Presets of configs.yaml that a cell's run names, in order."""
+    return presets_of(SCALES[cell.scale], cell.system, cell.set)
+
+
 def _method_presets(scale: Scale, system: str) -> tuple[str, ...]:
     preset, family = SYSTEMS[system].preset, SYSTEMS[system].family
     if (scale.name == 'paper' and family == 'dreamer'
@@ -116,8 +121,7 @@ def task_key(entry: registry.DataSet) -> str:
 def arguments(cell: Cell, folder: Path, logdir: Path, video_dir: str | None,
               ) -> list[str]:
     """Flags of `run.py train` for a cell."""
-    flags = ['--configs',
-             *presets_of(SCALES[cell.scale], cell.system, cell.set)]
+    flags = ['--configs', *presets_of_cell(cell)]
     for key, value in overrides_of(cell).items():
         flags += [f'--{key}', value]
     flags += ['--offline_dir', str(folder), '--seed', str(cell.seed),
