@@ -43,7 +43,7 @@ demo: $(READY)
 	$(PY) run.py train --configs demo
 
 test: $(READY)
-	$(PY) -m pytest -n 2 --dist loadgroup -m '$(MARK)' $(TESTS)
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m '$(MARK)' $(TESTS)
 
 lint: $(READY)
 	$(PY) -m ruff check .

@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import tempfile
+from collections.abc import Callable
 
 # Keras 3 variables are invisible to tf.Module; TFP needs the legacy package.
 os.environ.setdefault('TF_USE_LEGACY_KERAS', '1')
@@ -51,9 +52,24 @@ with _quiet_start():
     import tensorflow as tf
     tf.config.list_physical_devices()
 
-__all__ = ['compute_dtype', 'prepare_devices', 'tf']
+__all__ = ['compiled', 'compute_dtype', 'prepare_devices', 'tf']
 
 _COMPUTE = {'32': 'float32', '16': 'float16', 'bf16': 'bfloat16'}
+
+
+def compiled(function: Callable, jit: str) -> Callable:
+    """`function` as one graph, as the configuration's `jit` says.
+
+    Control flow on tensors must be written as such (tf.cond, tf.while_loop):
+    rewriting Python's (AutoGraph) is off, as it makes tracing slower.
+
+    Args:
+      jit: 'none' (a graph), 'xla' (a graph compiled by XLA) or 'eager' (the
+        function as it is).
+    """
+    if jit == 'eager':
+        return function
+    return tf.function(function, autograph=False, jit_compile=jit == 'xla')
 
 
 def compute_dtype(precision: str | int) -> tf.DType:

@@ -132,7 +132,7 @@ def check_speed(config, devices: list[str], found: Findings) -> int:
     import numpy as np
 
     from dreamerv2_base.noise import CounterDraws
-    from dreamerv2_base.tf import tf
+    from dreamerv2_base.tf import compiled, tf
     from semopo_tf.agent import PenalizedAgent
     if not devices and config.precision != '32':
         found.remarks.append(
@@ -152,11 +152,11 @@ def check_speed(config, devices: list[str], found: Findings) -> int:
     found.say(f'weights: {weights:,}')
     for name, update in (('model', agent.model_train),
                          ('policy', agent.agent_train)):
-        compiled = tf.function(
+        graph = compiled(
             lambda data, step, update=update: update(
-                data, CounterDraws(0, 'doctor', step))[1])
-        first = _seconds(lambda c=compiled: c(data, tf.constant(0, tf.int64)))
-        again = min(_seconds(lambda c=compiled, i=i: c(
+                data, CounterDraws(0, 'doctor', step))[1], config.jit)
+        first = _seconds(lambda g=graph: g(data, tf.constant(0, tf.int64)))
+        again = min(_seconds(lambda g=graph, i=i: g(
             data, tf.constant(i, tf.int64))) for i in (1, 2))
         found.say(f'{name} update, batch {batch}x{size.length}: '
                   f'{again:.2f} s (first, with tracing: {first:.0f} s)')

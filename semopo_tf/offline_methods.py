@@ -18,7 +18,7 @@ from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import variables_by_name
 from dreamerv2_base.noise import CounterDraws, fold
 from dreamerv2_base.replay import ChunkSampler
-from dreamerv2_base.tf import tf
+from dreamerv2_base.tf import compiled, tf
 from semopo_tf import export, starts
 from semopo_tf.agent import PenalizedAgent
 from semopo_tf.conservative import (
@@ -224,11 +224,8 @@ class SeMOPO:
             _, metrics = update(batch, draws)
             return metrics
 
-        if self.config.jit != 'eager':
-            train = tf.function(
-                train, autograph=False,
-                jit_compile=self.config.jit == 'xla')
-        return lambda batch, step: train(
+        graph = compiled(train, self.config.jit)
+        return lambda batch, step: graph(
             _tensors(batch), tf.constant(step, tf.int64))
 
 

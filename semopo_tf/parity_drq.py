@@ -19,7 +19,7 @@ from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import Scope, variables_by_name
 from dreamerv2_base.noise import RecordedDraws
-from dreamerv2_base.tf import tf
+from dreamerv2_base.tf import compiled, tf
 from semopo_tf import settings
 from semopo_tf.baselines.bc import BCAgent
 from semopo_tf.baselines.drq_bc import DrQAgent
@@ -161,9 +161,7 @@ def _sizes(trace: Trace, name: str) -> dict[str, int]:
 def _compiled(agent, config: Config):
     def update(batch, iteration, noise):
         return agent.train(batch, iteration, RecordedDraws(noise))
-    if config.jit == 'eager':
-        return update
-    return tf.function(update, jit_compile=config.jit == 'xla')
+    return compiled(update, config.jit)
 
 
 # Layouts.

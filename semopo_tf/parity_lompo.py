@@ -15,7 +15,7 @@ from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import Scope, variables_by_name
 from dreamerv2_base.noise import RecordedDraws
-from dreamerv2_base.tf import tf
+from dreamerv2_base.tf import compiled, tf
 from semopo_tf import settings
 from semopo_tf.baselines.lompo_agent import LompoAgent
 from semopo_tf.baselines.lompo_buffers import imagined_transitions
@@ -73,9 +73,9 @@ def replay(trace: Trace, changes: Mapping[str, Any]) -> Report:
     variables = {released(name): variable for name, variable
                  in variables_by_name(model, agent).items()}
     _inject(variables, trace)
-    _replay_model(model, variables, trace, report)
+    _replay_model(model, variables, trace, report, config.jit)
     _replay_generator(model, agent, trace, report)
-    _replay_agent(agent, variables, trace, report)
+    _replay_agent(agent, variables, trace, report, config.jit)
     return report
 
 
@@ -139,16 +139,16 @@ def _inject(variables: Mapping[str, tf.Variable], trace: Trace) -> None:
 
 
 def _replay_model(model: LompoModel, variables, trace: Trace,
-                  report: Report) -> None:
-    @tf.function
+                  report: Report, jit: str) -> None:
     def update(batch, noise):
         outputs, metrics = model.train(batch, RecordedDraws(noise))
         return outputs['grad_clipped'], metrics
 
+    train = compiled(update, jit)
     for i in range(trace.count('model')):
         noise = {f'endo/{site}': value for site, value
                  in trace.below(f'noise/model{i}').items()}
-        grads, metrics = update(
+        grads, metrics = train(
             _tensors(trace.below(f'model{i}/batch')), _tensors(noise))
         _compare_step(report, trace, f'model{i}', grads, metrics)
     report.add_all('weights', variables, trace.below('after_model'),
@@ -178,18 +178,18 @@ def _replay_generator(model: LompoModel, agent: LompoAgent, trace: Trace,
 
 
 def _replay_agent(agent: LompoAgent, variables, trace: Trace,
-                  report: Report) -> None:
-    @tf.function
+                  report: Report, jit: str) -> None:
     def update(rows, noise):
         return agent.train(rows, RecordedDraws(noise))
 
+    train = compiled(update, jit)
     for i in range(trace.count('agent')):
         rows = trace.below(f'agent{i}/batch')
         for name in ('rewards', 'terminals'):
             rows[name] = rows[name][:, 0]
         # Recorded as actions in [-1, 1]; the site holds numbers in (0, 1).
         uniform = (trace[f'noise/agent{i}/uniform_action'] + 1) / 2
-        grads, metrics = update(
+        grads, metrics = train(
             _tensors(rows), {'uniform_action': tf.constant(uniform)})
         _compare_step(report, trace, f'agent{i}', grads, metrics)
     report.add_all('weights', variables, trace.below('after_agent'),

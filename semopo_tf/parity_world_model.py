@@ -10,7 +10,7 @@ import numpy as np
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import variables_by_name
 from dreamerv2_base.noise import RecordedDraws
-from dreamerv2_base.tf import tf
+from dreamerv2_base.tf import compiled, tf
 from semopo_tf import settings
 from semopo_tf.agent import PenalizedAgent
 from semopo_tf.parity import Report, Trace
@@ -163,10 +163,7 @@ def _compiled(agent, train):
     """One update as a graph, as training runs it (eager where asked)."""
     def update(data, noise):
         return train(data, RecordedDraws(noise))
-    if agent.config.jit == 'eager':
-        return update
-    return tf.function(
-        update, autograph=False, jit_compile=agent.config.jit == 'xla')
+    return compiled(update, agent.config.jit)
 
 
 def _noise(trace: Trace, name: str) -> dict[str, tf.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -63,8 +64,9 @@ OFFLINE_ONLY = (
 )
 
 
+@functools.cache
 def presets() -> Presets:
-    """The blocks of the project's configs.yaml."""
+    """The blocks of the project's configs.yaml, read once."""
     return Presets.read(ROOT / 'configs.yaml')
 
 

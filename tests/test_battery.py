@@ -55,16 +55,7 @@ COMMON = {'jit': 'eager', 'steps': 4, 'agent_train_steps': 2,
 # Methods that learn from a folder of data. Those that collect their own
 # (registry.ONLINE) have the same checks in tests/test_online.py.
 METHODS = [name for name in registry.METHODS if name not in registry.ONLINE]
-
-
-def grouped(*names: str):
-    """A parameter `name`; one worker trains each and has all its tests."""
-    return pytest.mark.parametrize('name', [
-        pytest.param(name, marks=pytest.mark.xdist_group(f'battery_{name}'))
-        for name in names])
-
-
-each_method = grouped(*METHODS)
+each_method = pytest.mark.parametrize('name', METHODS)
 
 
 class Stopped(Exception):
@@ -262,7 +253,7 @@ def test_exported_it_acts_the_same_and_no_more(name, runs, tmp_path):
         export.export(out, tmp_path / 'again')
 
 
-@grouped('drq_bc', 'drq_cql')
+@pytest.mark.parametrize('name', ['drq_bc', 'drq_cql'])
 def test_the_report_shows_q(name, runs):
     picture = report_plots.curves(runs(name).rows('metrics'))
     for metric in ('critic_q1', 'critic_q2', 'critic_target_q'):

@@ -23,9 +23,6 @@ from semopo_tf import commands
 from tests.helpers import ROOT
 from tests.test_build import call
 
-# One worker: what the fixtures make takes long.
-pytestmark = pytest.mark.xdist_group('build_tia')
-
 # Two episodes of 20 decisions, two updates, a snapshot after each episode.
 TINY = ('--configs', 'online_debug', '--steps', '40', '--prefill', '20',
         '--train_every', '10', '--train_steps', '1', '--pretrain', '1',

@@ -25,9 +25,6 @@ from semopo_tf.experiments import (
 from semopo_tf.experiments.evidence import Evidence
 from semopo_tf.experiments.results import Row
 
-# One worker: what the fixtures make takes long.
-pytestmark = pytest.mark.xdist_group('experiments_figures')
-
 SETS = ('walker_walk_random', 'cheetah_run_random')
 SYSTEMS = ('SeMOPO', 'Offline DV2', 'LOMPO', 'Se+RS', 'Se+RS+DRP')
 

@@ -20,9 +20,6 @@ from semopo_tf.baselines.lompo_model import SharedNoise, penalty_of
 from semopo_tf.parity import TOLERANCES, Trace
 from tests.helpers import make_folder
 
-# One worker: what the fixtures make takes long.
-pytestmark = pytest.mark.xdist_group('lompo')
-
 DATA = Path(__file__).parent / 'parity' / 'data'
 TRACES = ('lompo', 'lompo_max_var', 'lompo_mean')
 

@@ -13,9 +13,6 @@ from semopo_tf.evaluation import Evaluation
 from semopo_tf.run_folder import RunFolder
 from tests.test_mopo_data import ACTIONS, configured, linear_system
 
-# One worker: what the fixtures make takes long.
-pytestmark = pytest.mark.xdist_group('mopo_loop')
-
 
 class NoSimulator:
     """Evaluates nothing: a linear system has no environment."""

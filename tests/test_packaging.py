@@ -145,7 +145,8 @@ def test_make_targets_run_what_the_readme_says():
     demo = re.findall(r'run\.py (.*)', dry_run('demo'))
     assert demo == ['collect --configs demo', 'train --configs demo']
     tests = dry_run('test')
-    assert ("-m pytest -n 2 --dist loadgroup -m 'not slow and not gpu' "
+    assert ("-m pytest -n 2 --dist loadfile --no-loadscope-reorder "
+            "-m 'not slow and not gpu' "
             'tests') in tests
     assert 'tools/install.sh' in tests
     assert 'ruff check' in dry_run('lint')

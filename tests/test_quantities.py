@@ -19,9 +19,6 @@ from semopo_tf.experiments import (
 )
 from tests.helpers import make_folder, run
 
-# One worker: what the fixtures make takes long.
-pytestmark = pytest.mark.xdist_group('quantities')
-
 PRESETS = {'semopo': ('debug',), 'joint': ('offline_dv2', 'debug'),
            'lompo': ('lompo_debug',)}
 

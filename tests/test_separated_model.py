@@ -10,7 +10,7 @@ import pytest
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import variables_by_name
 from dreamerv2_base.noise import CounterDraws
-from dreamerv2_base.tf import tf
+from dreamerv2_base.tf import compiled, tf
 from semopo_tf import doctor, settings
 from semopo_tf.agent import PenalizedAgent
 from semopo_tf.offline_methods import SeMOPO
@@ -31,11 +31,6 @@ def batch(seed=0):
 
 def draws(step=0):
     return CounterDraws(0, 'test', tf.constant(step, tf.int64))
-
-
-def graph(update):
-    """As training runs it."""
-    return tf.function(update, autograph=False)
 
 
 DRP = ('--disen_scales.reward', '50', '--grad_heads', 'reward',
@@ -231,17 +226,18 @@ def test_other_actor_gradients_give_finite_updates(kind):
         'grad_clipped']['actor'].values()) > 0
 
 
-@pytest.mark.parametrize('precision', ['16', 'bf16'])
-def test_half_precision_trains_with_float32_distributions(precision):
+@pytest.mark.parametrize(('precision', 'jit'), [
+    ('16', 'eager'), ('bf16', 'eager'), ('16', 'none')])
+def test_half_precision_trains_with_float32_distributions(precision, jit):
     agent = make('--precision', precision)
-    outputs, metrics = graph(agent.model_train)(batch(), draws())
+    outputs, metrics = compiled(agent.model_train, jit)(batch(), draws())
     # A norm may overflow at first: then the scale shrinks.
     assert all(np.isfinite(float(value)) for name, value in metrics.items()
                if name.endswith('loss'))
     post = outputs['post']
     assert post['logit'].dtype == tf.float32
     assert post['deter'].dtype == agent.world_model.dtype != tf.float32
-    _, metrics = graph(agent.agent_train)(batch(), draws())
+    _, metrics = agent.agent_train(batch(), draws())
     assert np.isfinite(float(metrics['actor_loss']))
 
 
@@ -251,7 +247,7 @@ def test_float16_skips_an_update_that_overflows():
     model.loss_scale._scale.assign(2.0 ** 120)
     before = {k: v.numpy() for k, v in variables_by_name(
         model.encoder, model.optimizer).items()}
-    _, metrics = graph(agent.model_train)(batch(), draws())
+    _, metrics = agent.model_train(batch(), draws())
     assert float(metrics['skipped_updates']) == 1
     for name, value in variables_by_name(
             model.encoder, model.optimizer).items():

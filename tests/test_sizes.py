@@ -81,7 +81,7 @@ def test_memory_estimate_grows_with_the_batch_and_shrinks_with_precision():
 
 
 def test_doctor_passes_on_a_small_configuration(capsys):
-    assert doctor.run(['--configs', 'debug', '--task',
+    assert doctor.run(['--configs', 'debug', '--jit', 'eager', '--task',
                        'dmc_cartpole_swingup']) == 0
     text = capsys.readouterr().out
     for word in ('tensorflow', 'renderer', 'model update', 'memory',

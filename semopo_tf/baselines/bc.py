@@ -17,7 +17,7 @@ from dreamerv2_base.checkpoint import restore
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import Scope, variables_by_name
 from dreamerv2_base.noise import CounterDraws, Draws
-from dreamerv2_base.tf import tf
+from dreamerv2_base.tf import compiled, tf
 from semopo_tf.baselines.drq_data import StackSampler, upscale
 from semopo_tf.baselines.drq_nets import (
     Actor,
@@ -195,11 +195,8 @@ class PixelMethod:
             iteration = tf.cast(every * number, tf.float32)
             return self.agent.train(batch, iteration, draws)
 
-        if self.config.jit != 'eager':
-            train = tf.function(
-                train, jit_compile=self.config.jit == 'xla')
-        self.graph = train
-        return lambda batch, number: train(
+        self.graph = compiled(train, self.config.jit)
+        return lambda batch, number: self.graph(
             {key: tf.convert_to_tensor(value)
              for key, value in batch.items()}, tf.constant(number, tf.int64))
 

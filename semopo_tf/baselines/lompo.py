@@ -18,7 +18,7 @@ from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import progress
 from dreamerv2_base.nets import Scope, variables_by_name
 from dreamerv2_base.noise import CounterDraws, Draws, fold, generator
-from dreamerv2_base.tf import tf
+from dreamerv2_base.tf import compiled, tf
 from semopo_tf.baselines.lompo_agent import LompoAgent
 from semopo_tf.baselines.lompo_buffers import (
     FIELDS,
@@ -271,9 +271,8 @@ class LOMPO:
             return function(
                 batch, CounterDraws(self.config.seed, stream, counter))
 
-        if self.config.jit != 'eager':
-            call = tf.function(call, jit_compile=self.config.jit == 'xla')
-        return lambda batch, counter: call(
+        graph = compiled(call, self.config.jit)
+        return lambda batch, counter: graph(
             {key: tf.convert_to_tensor(value)
              for key, value in batch.items()}, tf.constant(counter, tf.int64))
 

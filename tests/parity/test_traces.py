@@ -27,9 +27,21 @@ def test_the_traces_are_there():
     assert sum(p.stat().st_size for p in DATA.iterdir()) < 15e6
 
 
-@pytest.mark.parametrize('name', TRACES)
-def test_agrees(name):
-    report = parity.compare(DATA / f'{name}.npz')
+def modes():
+    """Every trace eagerly; in `make test` one of each network as a graph.
+
+    Tracing takes ten times as long as the updates.
+    """
+    graphs = ('semopo_released', 'offline_dv2_logprob', 'bc', 'lompo')
+    for name in TRACES:
+        yield pytest.param(name, 'eager')
+        yield pytest.param(name, 'none', marks=() if name in graphs
+                           else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(('name', 'jit'), modes())
+def test_agrees(name, jit):
+    report = parity.compare(DATA / f'{name}.npz', {'jit': jit})
     worst = {group: report.worst(group) for group in report.errors}
     assert report.agrees, worst
 
