@@ -14,7 +14,6 @@ from semopo_tf.agent import PenalizedAgent
 B, T, A = 2, 4, 3
 GRAPHS = {  # switches that have no effect without a graph, and all at once
     'scan': ('--scan', 'unroll'),
-    'slice_frames': ('--slice_frames', '3'),
     'everything': ('--configs', 'debug', 'plain'),
 }
 EAGERLY = {  # the others: tracing takes ten times as long as the update
@@ -25,15 +24,16 @@ EAGERLY = {  # the others: tracing takes ten times as long as the update
 }
 
 
-def run(*flags):
-    """Metrics and weights after one model and one policy update."""
+def run(*flags, phases=('model', 'agent')):
+    """Metrics and weights after one update of each phase."""
     config, _ = settings.resolve(['--configs', 'debug', *flags])
     agent = PenalizedAgent(config, (64, 64, 3), A)
     data = {key: tf.constant(value) for key, value in doctor.fake_batch(
         np.random.default_rng(0), B, T, 64, A).items()}
     metrics = {}
-    for name, update in (('model', agent.model_train),
-                         ('agent', agent.agent_train)):
+    for name in phases:
+        update = {'model': agent.model_train, 'agent': agent.agent_train}[name]
+
         def once(data, update=update, name=name):
             draws = CounterDraws(0, name, tf.constant(0, tf.int64))
             return update(data, draws)[1]
@@ -43,6 +43,13 @@ def run(*flags):
                for name, value in variables_by_name(agent).items()
                if 'exo_heads' not in name and 'disen_reward' not in name}
     return metrics, weights
+
+
+def model_of(weights):
+    found = {name: value for name, value in weights.items()
+             if name.startswith('world_model/')}
+    assert found
+    return found
 
 
 def assert_equal(found, expected):
@@ -72,11 +79,17 @@ def test_a_graph_changes_no_number(fast, eagerly):
 
 
 @pytest.mark.parametrize('name', [
-    'everything', 'slice_frames',
-    # Everything unrolls, too.
+    'everything',  # … and so unrolled, too
     pytest.param('scan', marks=pytest.mark.slow)])
 def test_switch_changes_no_number(fast, name):
     assert_equal(run(*GRAPHS[name]), fast)
+
+
+def test_slices_change_no_number_of_the_model(fast):
+    metrics, weights = run('--slice_frames', '3', phases=['model'])
+    assert_equal((metrics, model_of(weights)), (
+        {key: value for key, value in fast[0].items()
+         if key.startswith('model/')}, model_of(fast[1])))
 
 
 @pytest.mark.parametrize('name', sorted(EAGERLY))
