@@ -53,21 +53,25 @@ def train_run(config: Config, names: list[str], notes: list[str],
     from semopo_tf import offline, report, run_folder
     from semopo_tf.evaluation import Evaluator
     devices = prepare(config)
-    with run_folder.RunFolder(config) as run, Evaluator(config) as evaluator:
-        record_start(run, config, store, names, notes, devices)
-        method = registry.method_class(config)(config, store)
-        print_sizes(method)
-        loop = offline.Loop(config, method, store, run, evaluator)
-        try:
-            loop.train()
-        except offline.Interrupted:
-            print(f'stopped; saved in {run.path}. Go on with:\n  {again}',
-                  file=sys.stderr)
-            return INTERRUPTED
-        except offline.NotFinite as error:
-            print(f'error: {error}', file=sys.stderr)
-            return 3
-        page = report.write_report(run.path)
+    with Evaluator(config) as evaluator:
+        # A method that collects its data begins in the environment.
+        if registry.method_name(config) not in registry.ONLINE:
+            evaluator.check(store.action_size)
+        with run_folder.RunFolder(config) as run:
+            record_start(run, config, store, names, notes, devices)
+            method = registry.method_class(config)(config, store)
+            print_sizes(method)
+            loop = offline.Loop(config, method, store, run, evaluator)
+            try:
+                loop.train()
+            except offline.Interrupted:
+                print(f'stopped; saved in {run.path}. Go on with:\n  {again}',
+                      file=sys.stderr)
+                return INTERRUPTED
+            except offline.NotFinite as error:
+                print(f'error: {error}', file=sys.stderr)
+                return 3
+            page = report.write_report(run.path)
     print_next(run.path, page)
     return 0
 

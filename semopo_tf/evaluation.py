@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dreamerv2_base.envs.rollout import Episode, Rollout
+from dreamerv2_base.errors import UserError
 from semopo_tf.environments import env_spec_from, make_env
 from semopo_tf.method import Method
 
@@ -49,13 +50,30 @@ class Evaluator:
 
         Number j starts from `episode_seed(key % 2^31, j)`.
         """
+        return self._open().run(
+            _Keyed(method, key), episodes, seed=key % 2 ** 31, keep=keep)
+
+    def check(self, action_size: int) -> None:
+        """Make the environment, before hours of training rely on it.
+
+        Raises UserError where evaluating would (no videos, no OpenGL, no
+        such task), and when its actions are not of `action_size` numbers, as
+        those of the data are.
+        """
+        found = self._open().action_size
+        if found != action_size:
+            raise UserError(
+                f'task: expected actions of {action_size} numbers, as in '
+                f'{" ".join(self._config.offline_dir)}, found {found} in '
+                f'{self._config.task}; give the --task of the data')
+
+    def _open(self) -> Rollout:
         if self._rollout is None:
             factory = functools.partial(
                 make_env, env_spec_from(self._config))
             self._rollout = Rollout(
                 factory, self._config.eval_envs, self._config.eval_workers)
-        return self._rollout.run(
-            _Keyed(method, key), episodes, seed=key % 2 ** 31, keep=keep)
+        return self._rollout
 
     def close(self) -> None:
         if self._rollout is not None:

@@ -15,6 +15,8 @@ from dreamerv2_base.errors import UserError
 from tests.helpers import make_episode, make_folder, run
 
 DEBUG = ('--configs', 'debug', '--task', 'dmc_walker_walk')
+SHORT = ('--jit', 'eager', '--offline_model_train_steps', '1', '--steps', '0',
+         '--time_limit', '8', '--offline_video_every', '0')  # a whole run
 
 
 @pytest.fixture(scope='module')
@@ -77,8 +79,7 @@ def test_broken_files_can_be_skipped_and_are_counted(tmp_path):
         path = sorted(folder.glob('*.npz'))[1]
         path.write_bytes(path.read_bytes()[:1000])
     folder = spoil(tmp_path, edit)
-    done = train(folder, tmp_path, '--skip_broken', 'True', '--jit', 'eager',
-                 '--offline_model_train_steps', '2', '--steps', '0')
+    done = train(folder, tmp_path, '--skip_broken', 'True', *SHORT)
     assert done.returncode == 0, done.stderr[-2000:]
     assert '1 broken file' in done.stderr
     assert 'broken episode file' in (
@@ -108,10 +109,18 @@ def test_nan_reward(tmp_path):
 def test_folder_without_videos(data, tmp_path):
     (tmp_path / 'videos').mkdir()
     done = run('train', '--configs', 'debug', '--offline_dir', data,
-               '--logdir', tmp_path / 'run', '--jit', 'eager',
-               '--offline_model_train_steps', '0', '--video_dir',
+               '--logdir', tmp_path / 'run', '--video_dir',
                tmp_path / 'videos')
     assert_user_error(done, 'video_dir', 'none')
+    # Known before training, with no folder that binds the wrong flag.
+    assert not (tmp_path / 'run').exists()
+
+
+def test_a_task_with_other_actions_than_the_data(data, tmp_path):
+    done = train(data, tmp_path, '--task', 'dmc_cartpole_swingup')
+    assert_user_error(done, 'expected actions of 6 numbers', 'episodes',
+                      'found 1 in dmc_cartpole_swingup', '--task')
+    assert not (tmp_path / 'run').exists()
 
 
 def test_no_opengl(tmp_path):
@@ -148,14 +157,12 @@ def test_second_process_on_a_run_folder(data, tmp_path):
 
 
 def test_a_changed_configuration_is_refused(data, tmp_path):
-    flags = ('--jit', 'eager', '--offline_model_train_steps', '2',
-             '--steps', '0')
-    done = train(data, tmp_path, *flags)
+    done = train(data, tmp_path, *SHORT)
     assert done.returncode == 0, done.stderr[-2000:]
-    done = train(data, tmp_path, *flags, '--model_opt.lr', '1e-5')
+    done = train(data, tmp_path, *SHORT, '--model_opt.lr', '1e-5')
     assert_user_error(done, 'model_opt.lr', '1e-05')
     # … but the same command again finds everything done.
-    done = train(data, tmp_path, *flags)
+    done = train(data, tmp_path, *SHORT)
     assert done.returncode == 0, done.stderr[-2000:]
     shutil.rmtree(tmp_path / 'run')
 
