@@ -48,15 +48,18 @@ def test_no_run_is_a_user_error(tmp_path):
         run_diff.compare(tmp_path, tmp_path)
 
 
-@pytest.mark.parametrize('flags', [
-    '--rssm.discrete 0 --offline_penalty_type disagreement',
-    '--separate_wm False --pred_discount True --rssm.ensemble 2 '
-    '--grad_heads decoder,reward,discount --imag_horizon 3'])
-def test_a_trace_of_ours_agrees_with_the_graph_that_training_runs(
-        tmp_path, flags):
+GAUSSIAN = '--rssm.discrete 0 --offline_penalty_type disagreement'
+PLAIN = ('--separate_wm False --pred_discount True --rssm.ensemble 2 '
+         '--grad_heads decoder,reward,discount --imag_horizon 3')
+
+
+@pytest.mark.parametrize(('flags', 'jit'), [
+    (GAUSSIAN, 'eager'), (PLAIN, 'none'),
+    pytest.param(GAUSSIAN, 'none', marks=pytest.mark.slow)])
+def test_a_trace_of_ours_agrees_with_what_training_runs(tmp_path, flags, jit):
     config, _ = settings.resolve(['--configs', 'debug', *flags.split()])
     trace_recorder.record(tmp_path / 't.npz', config)
-    report = parity.compare(tmp_path / 't.npz')
+    report = parity.compare(tmp_path / 't.npz', {'jit': jit})
     assert report.agrees, {g: report.worst(g) for g in report.errors}
     assert {'losses', 'gradients', 'weights', 'states', 'imagination',
             'targets', 'actions'} <= set(report.errors)

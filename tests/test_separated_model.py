@@ -227,7 +227,8 @@ def test_other_actor_gradients_give_finite_updates(kind):
 
 
 @pytest.mark.parametrize(('precision', 'jit'), [
-    ('16', 'eager'), ('bf16', 'eager'), ('16', 'none')])
+    ('16', 'eager'), ('bf16', 'eager'),
+    pytest.param('16', 'none', marks=pytest.mark.slow)])
 def test_half_precision_trains_with_float32_distributions(precision, jit):
     agent = make('--precision', precision)
     outputs, metrics = compiled(agent.model_train, jit)(batch(), draws())

@@ -32,7 +32,7 @@ def modes():
 
     Tracing takes ten times as long as the updates.
     """
-    graphs = ('semopo_released', 'offline_dv2_logprob', 'bc', 'lompo')
+    graphs = ('semopo_released', 'offline_dv2_gaussian', 'bc', 'lompo')
     for name in TRACES:
         yield pytest.param(name, 'eager')
         yield pytest.param(name, 'none', marks=() if name in graphs
