@@ -16,7 +16,7 @@ GRAPHS = {  # switches that have no effect without a graph, and all at once
     'scan': ('--scan', 'unroll'),
     'everything': ('--configs', 'debug', 'plain'),
 }
-EAGERLY = {  # the others: tracing takes ten times as long as the update
+EAGERLY = {  # the others: tracing takes longer by far than the update
     'transition': ('--transition', 'all'),
     'backward': ('--backward', 'separate'),
     'pixel': ('--pixel', 'convolution'),

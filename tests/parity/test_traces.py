@@ -30,7 +30,7 @@ def test_the_traces_are_there():
 def modes():
     """Every trace eagerly; in `make test` one of each network as a graph.
 
-    Tracing takes ten times as long as the updates.
+    As a graph a trace takes three to six times as long.
     """
     graphs = ('semopo_released', 'offline_dv2_gaussian', 'bc', 'lompo')
     for name in TRACES:
