@@ -12,7 +12,7 @@ import pytest
 from dreamerv2_base.checkpoint import Checkpoints
 from dreamerv2_base.episodes import write_episode
 from dreamerv2_base.errors import UserError
-from tests.helpers import make_episode, make_folder, run
+from tests.helpers import call, make_episode, make_folder, run
 
 DEBUG = ('--configs', 'debug', '--task', 'dmc_walker_walk')
 SHORT = ('--jit', 'eager', '--offline_model_train_steps', '1', '--steps', '0',
@@ -24,9 +24,9 @@ def data(tmp_path_factory):
     return make_folder(tmp_path_factory.mktemp('data') / 'episodes')
 
 
-def train(data, tmp_path, *flags, **environment):
-    return run('train', *DEBUG, '--offline_dir', data, '--logdir',
-               tmp_path / 'run', *flags, **environment)
+def train(data, tmp_path, *flags):
+    return call('train', *DEBUG, '--offline_dir', data, '--logdir',
+                tmp_path / 'run', *flags)
 
 
 def assert_user_error(done, *words):
@@ -108,9 +108,9 @@ def test_nan_reward(tmp_path):
 
 def test_folder_without_videos(data, tmp_path):
     (tmp_path / 'videos').mkdir()
-    done = run('train', '--configs', 'debug', '--offline_dir', data,
-               '--logdir', tmp_path / 'run', '--video_dir',
-               tmp_path / 'videos')
+    done = call('train', '--configs', 'debug', '--offline_dir', data,
+                '--logdir', tmp_path / 'run', '--video_dir',
+                tmp_path / 'videos')
     assert_user_error(done, 'video_dir', 'none')
     # Known before training, with no folder that binds the wrong flag.
     assert not (tmp_path / 'run').exists()
@@ -168,7 +168,7 @@ def test_a_changed_configuration_is_refused(data, tmp_path):
 
 
 def test_evaluating_what_is_no_run_folder(tmp_path):
-    assert_user_error(run('evaluate', tmp_path), 'config.yaml')
+    assert_user_error(call('evaluate', tmp_path), 'config.yaml')
 
 
 def test_a_traceback_on_demand(tmp_path):

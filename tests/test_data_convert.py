@@ -17,7 +17,7 @@ import pytest
 from datasets import convert, hdf5, minari_files, readers
 from dreamerv2_base.episodes import write_episode
 from dreamerv2_base.errors import UserError
-from tests.helpers import ROOT, make_episode, make_folder, run
+from tests.helpers import ROOT, call, make_episode, make_folder
 
 LAYOUTS = ('hdf5', 'minari', 'mapped')
 
@@ -339,11 +339,11 @@ def test_what_no_layout_holds_is_named(tmp_path, change, words):
 
 def test_command(tmp_path):
     first = make_folder(tmp_path / 'first', 2, rows=3)
-    done = run('data', 'convert', first, tmp_path / 'a.hdf5', '--to', 'hdf5')
+    done = call('data', 'convert', first, tmp_path / 'a.hdf5', '--to', 'hdf5')
     assert done.returncode == 0, done.stderr
     assert done.stdout == f'2 episodes in {tmp_path / "a.hdf5"} (hdf5)\n'
-    done = run('data', 'convert', tmp_path, tmp_path / 'b', '--to', 'npz',
-               '--shards', '3')
+    done = call('data', 'convert', tmp_path, tmp_path / 'b', '--to', 'npz',
+                '--shards', '3')
     assert done.returncode == 2
     assert done.stderr.startswith('error: ')
     assert len(done.stderr.splitlines()) == 1

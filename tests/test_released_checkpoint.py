@@ -13,7 +13,7 @@ import pytest
 from dreamerv2_base.errors import UserError
 from semopo_tf import parity, settings
 from semopo_tf import released_checkpoint as released
-from tests.helpers import run
+from tests.helpers import call
 
 DATA = Path(__file__).parent / 'parity' / 'checkpoints'
 TRACES = Path(__file__).parent / 'parity' / 'data'
@@ -123,8 +123,8 @@ def test_an_attack_is_refused_and_not_run(tmp_path):
     path = tmp_path / 'attack.pkl'
     path.write_bytes(pickle.dumps((Attack(mark), np.ones(3))))
     config = config_file('semopo_released', tmp_path)
-    done = run('convert-checkpoint', path, tmp_path / 'out.npz', '--config',
-               config)
+    done = call('convert-checkpoint', path, tmp_path / 'out.npz', '--config',
+                config)
     assert done.returncode == 2
     assert done.stderr.count('error: ') == 1
     assert 'attack.pkl' in done.stderr

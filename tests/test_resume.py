@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from dreamerv2_base.checkpoint import Checkpoints
-from tests.helpers import ROOT, make_folder
+from tests.helpers import ROOT, call, make_folder
 
 FLAGS = ('--configs', 'debug', '--jit', 'eager', '--task', 'dmc_walker_walk',
          '--offline_model_train_steps', '10', '--steps', '4',
@@ -115,8 +115,10 @@ def test_ten_kills(data, undisturbed, tmp_path):
 
 
 def test_another_seed_gives_another_run(data, undisturbed, tmp_path):
-    finish(start(data, tmp_path / 'run', '--seed', '1',
-                 '--offline_model_train_steps', '3', '--steps', '0'))
+    done = call('train', *FLAGS, '--offline_dir', data, '--logdir',
+                tmp_path / 'run', '--seed', '1',
+                '--offline_model_train_steps', '3', '--steps', '0')
+    assert done.returncode == 0, done.stderr[-2000:]
     first, other = (json.loads(metrics.splitlines()[0]) for _, metrics, _ in (
         undisturbed, results(tmp_path / 'run')))
     assert first['step'] == other['step'] == 3
