@@ -250,11 +250,16 @@ class ActorCritic(tf.Module):
                 {'critic': tf.reduce_mean(dist.mode())})
 
     def update_slow_target(self) -> None:
-        """Copy the critic at update 0 and every `slow_target_update`-th."""
+        """Copy the critic at update 0 and every `slow_target_update`-th.
+
+        By `slow_target_fraction`, at update 0 whole: the two have weights of
+        their own until then.
+        """
         if not self.config.slow_target:
             return
         due = tf.equal(self._updates % self.config.slow_target_update, 0)
         mix = tf.where(due, float(self.config.slow_target_fraction), 0.0)
+        mix = tf.where(tf.equal(self._updates, 0), 1.0, mix)
         pairs = zip(variables_by_name(self.critic).values(),
                     variables_by_name(self.slow_critic).values(), strict=True)
         for source, target in pairs:

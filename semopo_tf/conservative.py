@@ -153,8 +153,9 @@ def schedule_from(config, scheme: str, store,
 def _released(config, count: int) -> Callable[[int], int]:
     start = _positive(config, 'sampling_start')
     grow = _positive(config, 'sampling_grow_updates')
-    # 0 planned steps: a world model is given and the window stays at `start`.
-    planned = max(config.offline_model_train_steps, 1)
+    # 0 updates: a world model is given, and the whole phase that it had is
+    # taken to be the released one.
+    planned = config.offline_model_train_steps or RELEASED_PLANNED
     cap_last = config.sampling_cap_last
     return lambda step: released_window(
         step, count, start, grow, planned, cap_last)

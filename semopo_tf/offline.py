@@ -40,6 +40,7 @@ class Position:
 
     phase: int = 0
     step: int = 0
+    started: bool = False      # what comes before the first update was done
     evaluated: int = -1        # step of the last evaluation in this phase
     finished: bool = False
     pending: dict[str, list[float]] = field(default_factory=dict)
@@ -84,8 +85,11 @@ class Loop:
     # One phase.
 
     def _run_phase(self, phase: Phase) -> None:
-        if self.at.step == 0 and self.at.evaluated < 0 and phase.start:
+        # Checkpoints older than `started` say it by the other two.
+        if not self.at.started and self.at.step == 0 and (
+                self.at.evaluated < 0 and phase.start):
             phase.start()
+        self.at.started = True
         source = phase.source(self.store) if phase.source else None
         if source is not None:
             self.run.write(f'sampling_{phase.name}.json', source.describe())

@@ -194,14 +194,18 @@ class SeMOPO:
                 in variables_by_name(agent).items()}
 
     def _first_update(self) -> None:
-        """Load a given world model; the released joint update at start."""
-        if self.config.offline_model_loaddir != 'none':
-            self._load_given_model()
+        """The released joint update at start; then a given world model.
+
+        In this order: the released update makes the variables that a model
+        is loaded into, and does not touch what is given.
+        """
         if self.config.initial_joint_step:
             size = self.config.offline_train_dataset
             source = self._sampler(
                 self._store, 'joint', size, self.schedule())
             self._updates['joint'](source.batch(0), 0)
+        if self.config.offline_model_loaddir != 'none':
+            self._load_given_model()
 
     def _load_given_model(self) -> None:
         from dreamerv2_base.checkpoint import Checkpoints

@@ -210,11 +210,13 @@ def test_random_schedule_draws_from_all_at_once():
     assert schedule.describe(1)['never_drawn'] == 0
 
 
-def test_no_model_phase_leaves_the_first_window():
-    store = Store(np.arange(40))
-    schedule = schedule_from(
-        config(offline_model_train_steps=0), 'released', store)
-    assert schedule.frozen(0).window(5000) == 10
+def test_with_a_given_model_the_window_is_the_last_of_a_released_phase():
+    store = Store(np.arange(400))
+    given, trained = (schedule_from(
+        config(offline_model_train_steps=steps), 'released', store)
+        for steps in (0, 25001))
+    assert given.frozen(25001).window(0) == 260
+    assert trained.frozen(UPDATES).window(0) == 260
 
 
 @pytest.mark.parametrize(('scheme', 'key'), [

@@ -77,3 +77,13 @@ def test_kept_for_one_encoder_only(store, tmp_path):
     second = [path.name for path in folder.iterdir()]
     assert len(first) == len(second) == 1
     assert first != second
+
+
+def test_bfloat16_comes_back_from_disk(store, tmp_path):
+    made = method(store, tmp_path, '--precision', 'bf16')
+    for _ in range(2):  # written, and found written
+        batch = made.phases()[1].source(store).batch(0)
+        embed = tf.convert_to_tensor(batch['embed'])
+        assert embed.dtype == tf.bfloat16
+        assert np.isfinite(tf.cast(embed, tf.float32)).all()
+        assert np.std(tf.cast(embed, tf.float32)) > 0

@@ -205,8 +205,10 @@ def test_world_model_is_frozen_in_the_policy_phase():
         np.testing.assert_array_equal(before[name], value, err_msg=name)
 
 
-def test_slow_critic_is_copied_at_update_0_and_every_nth():
-    agent = make('--slow_target_update', '3')
+@pytest.mark.parametrize(('fraction', 'due'), [('1', True), ('0.5', False)])
+def test_slow_critic_is_copied_at_update_0_and_every_nth(fraction, due):
+    agent = make('--slow_target_update', '3',
+                 '--slow_target_fraction', fraction)
     behavior, copies = agent.behavior, []
     for step in range(7):
         agent.agent_train(batch(step), draws(step))
@@ -214,7 +216,7 @@ def test_slow_critic_is_copied_at_update_0_and_every_nth():
                     variables_by_name(behavior.slow_critic).values(),
                     strict=True)
         copies.append(all(np.array_equal(a, b) for a, b in pairs))
-    assert copies == [True, False, False, True, False, False, True]
+    assert copies == [True, False, False, due, False, False, due]
 
 
 @pytest.mark.parametrize('kind', ['reinforce', 'both'])

@@ -1,0 +1,94 @@
+"""The loop: what comes before the first update happens once."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from dreamerv2_base.checkpoint import Checkpoints
+from dreamerv2_base.store import open_store
+from semopo_tf import offline, settings
+from semopo_tf.evaluation import Evaluation
+from semopo_tf.method import Phase
+from semopo_tf.offline_methods import SeMOPO
+from semopo_tf.run_folder import RunFolder
+from tests.helpers import make_folder
+
+
+class Counter:
+    """A method whose whole state is how often its parts were called."""
+
+    def __init__(self, interrupted: bool):
+        self.counts = np.zeros(2, int)  # starts, updates
+        self.interrupted = interrupted
+
+    def phases(self):
+        return [Phase('model', 3, self.train, None, start=self.start)]
+
+    def start(self):
+        self.counts[0] += 1
+        if self.interrupted:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def train(self, batch, step):
+        self.counts[1] += 1
+        return {'loss': 0.0}
+
+    def state(self):
+        return {'counts': self.counts}
+
+    def load(self, state):
+        self.counts = np.array(state['counts'])
+
+
+class NoSimulator:
+    def run(self, method, episodes, key):
+        return Evaluation([{'return': 0.0}] * episodes, None)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_store([make_folder(tmp_path / 'data', count=2)])
+
+
+def configured(folder, *flags):
+    return settings.resolve(['--configs', 'debug', '--jit', 'eager',
+                             '--logdir', str(folder), *flags])[0]
+
+
+def train(config, store, interrupted=False):
+    method = Counter(interrupted)
+    with RunFolder(config) as run:
+        offline.Loop(config, method, store, run, NoSimulator()).train()
+    return method.counts.tolist()
+
+
+def test_a_stop_while_it_starts_does_not_start_it_twice(store, tmp_path):
+    config = configured(tmp_path / 'run')
+    with pytest.raises(offline.Interrupted):
+        train(config, store, interrupted=True)
+    assert train(config, store) == [1, 3]
+    assert train(configured(tmp_path / 'other'), store) == [1, 3]
+
+
+def test_a_given_world_model_is_not_touched_by_the_first_update(
+        store, tmp_path):
+    given = SeMOPO(configured(tmp_path / 'given', '--seed', '1'), store)
+    Checkpoints(tmp_path / 'given' / 'ckpt').save(1, given.state(), {})
+    made = SeMOPO(configured(
+        tmp_path / 'run', '--initial_joint_step', 'True',
+        '--offline_model_train_steps', '0',
+        '--offline_model_loaddir', str(tmp_path / 'given')), store)
+    before = {key: np.array(value) for key, value in made.state().items()}
+    made.phases()[0].start()
+    after = made.state()
+    for name, value in given.state().items():
+        if name.startswith('world_model/'):
+            np.testing.assert_array_equal(after[name], value, err_msg=name)
+    actor = next(name for name in before
+                 if name.startswith('behavior/actor/')
+                 and name.endswith('kernel'))
+    assert not np.array_equal(after[actor], before[actor])
