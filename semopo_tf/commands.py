@@ -27,7 +27,8 @@ def train(arguments: list[str]) -> int:
 def data_notes(config: Config) -> list[str]:
     """Where the data were rendered otherwise than the run is evaluated.
 
-    Told of sets that `data build` made; others do not say.
+    Told of sets that `data build` made; others do not say, but are taken to
+    be before real videos if the task is.
     """
     from datasets import manifest, rendering
     from semopo_tf.environments import env_spec_from
@@ -39,6 +40,12 @@ def data_notes(config: Config) -> list[str]:
         if 'frames' in recipe:
             notes += rendering.differences(
                 recipe['frames'], env_spec_from(config))
+        elif not recipe and config.video_dir == 'procedural' and (
+                config.task.startswith('dmcdrv_')):
+            notes.append(
+                f'{config.task} is evaluated before drawn backgrounds; for '
+                "returns like the paper's give --video_dir FOLDER with "
+                'driving videos')
     return list(dict.fromkeys(notes))
 
 
@@ -87,8 +94,12 @@ def evaluate(folder: Path, episodes: int | None, arguments: list[str],
     import numpy as np
 
     from dreamerv2_base.checkpoint import Checkpoints
-    config = run_config(folder).update(
-        parse_flags(arguments), 'command line')
+    flags = parse_flags(arguments)
+    if 'eval_eps' in flags or 'final_eval_eps' in flags:
+        raise UserError('evaluate: expected the number of episodes as '
+                        '--episodes N, found --eval_eps or --final_eval_eps')
+    config = settings.check(
+        run_config(folder).update(flags, 'command line'))
     prepare(config)
     from dreamerv2_base.noise import fold
     from semopo_tf import export

@@ -14,6 +14,7 @@ import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -260,7 +261,9 @@ def _write_run(folder: Path, arrays: Arrays, config: Config) -> None:
     size = _named_action_size(arrays, config)
     config = config.update({'logdir': str(folder)})
     method = SeMOPO(config, None, action_size=size)
-    for name, variable in variables_by_name(method.agent).items():
+    variables = variables_by_name(method.agent)
+    _expect_weights(folder, arrays, variables)
+    for name, variable in variables.items():
         if name in arrays:
             if tuple(variable.shape) != tuple(np.shape(arrays[name])):
                 raise UserError(
@@ -281,6 +284,27 @@ def _write_run(folder: Path, arrays: Arrays, config: Config) -> None:
             'at': {'phase': len(before), 'step': 0, 'evaluated': -1,
                    'finished': False, 'pending': {}},
             'records': None, 'data': None}, pin=True)
+
+
+def _expect_weights(folder: Path, arrays: Arrays,
+                    variables: Mapping[str, Any]) -> None:
+    """Nothing is left at its initial value, nothing given is left out.
+
+    What a file may lack: the state of optimizers, and the policy as a whole.
+    """
+    policy = any(name.startswith('behavior/') for name in arrays)
+    missing = [name for name in variables if name not in arrays
+               and 'optimizer' not in name.split('/')
+               and 'loss_scale' not in name and name not in SCALARS
+               and (policy or not name.startswith('behavior/'))]
+    unknown = [name for name in arrays if name not in variables
+               and name != STEP]
+    for found, problem in ((missing, 'missing'), (unknown, 'unknown')):
+        if found:
+            raise UserError(
+                f'{folder}: expected arrays for the weights of this '
+                f'configuration, found {len(found)} {problem}, first '
+                f'{found[0]}; check {_explain(found[0])}')
 
 
 def _named_action_size(arrays: Arrays, config: Config) -> int:

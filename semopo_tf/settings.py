@@ -109,7 +109,8 @@ def check(config: Config) -> Config:
     positive = ('steps', 'offline_model_train_steps', 'model_train_steps',
                 'model_starts', 'model_start_updates',
                 'agent_train_steps', 'imag_horizon', 'rssm.ensemble',
-                'log_updates', 'save_updates', 'eval_envs', 'eval_workers')
+                'log_updates', 'save_updates', 'eval_envs', 'eval_workers',
+                'eval_eps', 'final_eval_eps')
     for key in positive:
         least = 2 if key == 'imag_horizon' else 1
         if config[key] < least and not (
@@ -168,6 +169,9 @@ def warnings(config: Config, given: Mapping[str, object] | None = None,
             f'offline_lmbd_cons {config.offline_lmbd_cons:g} has no effect '
             'while offline_tune_lmbd is False: the penalty weight is '
             f'offline_lmbd = {config.offline_lmbd:g}')
+    if config.offline_tune_lmbd and 'offline_lmbd' in named:
+        found.append('offline_lmbd has no effect while offline_tune_lmbd is '
+                     'True: the penalty weight begins at 1 and is tuned')
     own_penalty = registry.method_name(config) in ('lompo', 'mopo')
     if (config.offline_penalty_type == 'none' and 'offline_lmbd' in named
             and not own_penalty):
@@ -190,6 +194,10 @@ def _two_stream_warnings(config: Config, named: set[str]) -> list[str]:
         return [f'{key} has no effect while separate_wm is False'
                 for key in keys]
     found = []
+    if config.disen_scales.reward == 20000 and (
+            config.task.endswith('hopper_hop')):
+        found.append('disen_scales.reward is 20000, of the other tasks; '
+                     'hopper has 30000: give --configs se_rs_drp_hopper')
     if (not config.disen_scales.reward and config.disen_inner == 'auto'
             and 'num_reward_opt_iters' in named):
         found.append('num_reward_opt_iters has no effect at '

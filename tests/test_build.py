@@ -239,7 +239,8 @@ def test_training_tells_where_evaluation_shows_something_else(tmp_path):
             '--configs', 'released', '--offline_dir', str(tmp_path),
             '--task', 'dmcdrv_cartpole_swingup', *flags])[0])
 
-    assert notes() == []
+    assert notes('--video_dir', 'videos') == []
+    assert 'drawn backgrounds' in notes()[0]
     spec = EnvSpec('cartpole_swingup', camera=1, shadows=False)
     (tmp_path / 'manifest.json').write_text(json.dumps({
         'format': 1, 'recipe': {'frames': rendering.settings(spec)}}))

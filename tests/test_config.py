@@ -116,7 +116,20 @@ def test_released_preset_is_what_the_command_computes():
     # What the command does not say, and what only folders and names differ in.
     assert different <= {
         'logdir', 'task', 'offline_dir', 'offline_datset_type', 'seed',
-        'sampling', 'initial_joint_step'}
+        'sampling'}
+
+
+def test_hopper_has_its_own_weights():
+    """Spec sections 4 and 5: c = 2.0 (w = 4), λ_R = 30000."""
+    released, _ = settings.resolve(['--configs', 'released',
+                                    'hopper_hop_random'])
+    assert released.disen_scales.disen_only == 2.0
+    drp, _ = settings.resolve(['--configs', 'se_rs_drp', 'hopper_hop_medium'])
+    assert 'se_rs_drp_hopper' in settings.warnings(drp)[0]
+    own, _ = settings.resolve(['--configs', 'se_rs_drp_hopper',
+                               'hopper_hop_medium'])
+    assert own.disen_scales.reward == 30000
+    assert settings.warnings(own) == []
 
 
 def test_paper_values():

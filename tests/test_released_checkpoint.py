@@ -92,6 +92,25 @@ def test_every_kind_converts_into_every_other(tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize('word', ['missing', 'unknown'])
+def test_named_arrays_are_neither_dropped_nor_left_random(word, tmp_path):
+    name = 'semopo_released'
+    config = config_file(name, tmp_path)
+    released.convert(DATA / f'{name}.agent.pkl', tmp_path / 'a.npz', config)
+    with np.load(tmp_path / 'a.npz') as file:
+        arrays = dict(file)
+    mask = 'world_model/mask/mask1/kernel'
+    if word == 'missing':
+        del arrays[mask]
+    else:
+        arrays['world_model/mask/mask9/kernel'] = arrays[mask]
+    np.savez(tmp_path / 'b.npz', **arrays)
+    with pytest.raises(UserError, match=f'found 1 {word}, first world_model/'
+                                        r'mask/mask\d/kernel'):
+        released.convert(tmp_path / 'b.npz', tmp_path / 'run', config)
+    assert not (tmp_path / 'run').exists()
+
+
 def test_other_sizes_work(tmp_path):
     from semopo_tf.offline_methods import SeMOPO
     flags = ('--configs debug --rssm.deter 11 --rssm.stoch 3 --rssm.discrete '
