@@ -38,21 +38,29 @@ def doctor(options, rest: list[str]) -> int:
     return doctor.run(rest)
 
 
+def _expect_no_more(rest: list[str], command: str, expected: str) -> None:
+    if rest:
+        raise UserError(f'{command}: expected {expected}, found {rest[0]!r} '
+                        f'as well; see run.py {command} --help')
+
+
 def report(options, rest: list[str]) -> int:
     from semopo_tf import commands
+    _expect_no_more(rest, 'report', 'RUN')
     return commands.report(Path(options.run))
 
 
 def export(options, rest: list[str]) -> int:
-    if rest:
-        raise UserError(f'export: expected RUN OUT, found {rest[0]!r} as well')
     from semopo_tf import export
+    _expect_no_more(rest, 'export', 'RUN OUT')
     print(export.export(options.run, options.out))
     return 0
 
 
 def diff(options, rest: list[str]) -> int:
     from semopo_tf import commands
+    if options.presets or options.against:
+        _expect_no_more(rest, 'diff', 'two names')
     if options.presets:
         left, right = options.presets
         return commands.diff_presets(left, right, options.format)
@@ -65,19 +73,15 @@ def diff(options, rest: list[str]) -> int:
 
 def convert_checkpoint(options, rest: list[str]) -> int:
     from semopo_tf import released_checkpoint
-    if rest:
-        raise UserError(f'convert-checkpoint: expected IN OUT --config FILE, '
-                        f'found {rest[0]!r} as well')
+    _expect_no_more(rest, 'convert-checkpoint', 'IN OUT --config FILE')
     print(released_checkpoint.convert(
         options.source, options.target, options.config))
     return 0
 
 
 def bench(options, rest: list[str]) -> int:
-    if rest:
-        raise UserError(f'bench: expected only its own flags, found '
-                        f'{rest[0]!r}; see run.py bench --help')
     from semopo_tf import bench
+    _expect_no_more(rest, 'bench', 'only its own flags')
     bench.report(bench.run(bench.Options(
         options.preset, options.batch, options.length, options.repeats,
         options.precision)), options.json)
@@ -202,6 +206,14 @@ def main(arguments: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except (FileNotFoundError, FileExistsError, NotADirectoryError,
+            IsADirectoryError, PermissionError) as error:
+        if options.debug or not error.filename:
+            raise
+        print(f'error: expected to read or write {error.filename}, found: '
+              f'{error.strerror}; give another path (--debug shows what '
+              'wanted it)', file=sys.stderr)
+        return 2
     except OSError as error:
         if options.debug or error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

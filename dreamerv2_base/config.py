@@ -79,6 +79,13 @@ class Config(Mapping[str, Any]):
                 leaves[key] = _convert(leaves[key], value, key, source)
         return Config(_nest(leaves))
 
+    def matching(self, pattern: str) -> list[str]:
+        """Keys that a dotted key or a regex names; none is no error here."""
+        try:
+            return _matches(pattern, self.flat(), '')
+        except UserError:
+            return []
+
     def difference(self, other: Config) -> dict[str, tuple[Value, Value]]:
         """Keys whose values differ: {key: (ours, theirs)}."""
         mine, theirs = self.flat(), other.flat()

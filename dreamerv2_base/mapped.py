@@ -76,8 +76,13 @@ def map_folder(folder: Path, cache: Path | None, skip_broken: bool,
     if given is not None:
         return given
     if not files:
-        raise UserError(f'offline_dir: expected .npz episodes in {folder}, '
-                        'found none; see run.py collect --help')
+        other = next(iter(sorted(folder.glob('*.hdf5'))), None)
+        raise UserError(
+            f'offline_dir: expected .npz episodes in {folder}, found '
+            f'{other.name if other else "none"}; ' + (
+                f'run.py data convert {folder} FOLDER --to npz makes some'
+                if other else 'run.py collect or data build make some, data '
+                'list names sets'))
     job = _Job(folder, files, _listing(files, extra_keys), skip_broken,
                image_size, extra_keys)
     places = _places(folder, cache)

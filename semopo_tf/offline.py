@@ -149,8 +149,7 @@ class Loop:
         pending = self._collect()
         self.at.pending, self._block = {}, []
         self._check_finite(phase, pending)
-        means = {name: float(np.mean(values))
-                 for name, values in pending.items()}
+        means = block_means(pending)
         self.run.logger.scalars(phase.name, self.at.step, means)
         bar.show(means)
 
@@ -272,6 +271,24 @@ class Loop:
         self._stop = True
         print('\nstopping after this update; the same command resumes',
               file=sys.stderr)
+
+
+def block_means(pending: Mapping[str, list[float]]) -> dict[str, float]:
+    """Means of a block of updates, by metric.
+
+    With float16 an update that overflows is skipped and has no finite
+    gradient norm, which would spoil the block's (spec of the baselines 10.7):
+    such norms are left out, and `<name>_left_out` counts them.
+    """
+    means: dict[str, float] = {}
+    for name, values in pending.items():
+        kept = values
+        if name.endswith('grad_norm'):
+            kept = [value for value in values if np.isfinite(value)]
+            if len(kept) < len(values):
+                means[f'{name}_left_out'] = float(len(values) - len(kept))
+        means[name] = float(np.mean(kept)) if kept else float('nan')
+    return means
 
 
 def _uint8(frames: np.ndarray) -> np.ndarray:

@@ -174,3 +174,23 @@ def test_evaluating_what_is_no_run_folder(tmp_path):
 def test_a_traceback_on_demand(tmp_path):
     done = run('--debug', 'train', '--offline_dir', tmp_path / 'x')
     assert 'Traceback' in done.stderr
+
+
+@pytest.mark.parametrize(('words', 'found'), [
+    (('report', 'RUN', '--fast'), '--fast'),
+    (('diff', '--presets', 'paper', 'released', 'mini'), 'mini'),
+    (('diff', '--against', 'RUN', 'RUN', '--strict', '1'), '--strict')])
+def test_words_that_nothing_reads(tmp_path, words, found):
+    words = [tmp_path if word == 'RUN' else word for word in words]
+    assert_user_error(call(*words), found, 'as well', '--help')
+
+
+def test_a_path_that_cannot_be_written(tmp_path):
+    (tmp_path / 'file').touch()
+    assert_user_error(
+        call('reproduce', '--table', '1', '--slurm', tmp_path / 'no' / 'x'),
+        'no/x', 'No such file')
+    assert_user_error(
+        call('reproduce', '--scale', 'demo', '--table', '1', '--data',
+             tmp_path, '--out', tmp_path / 'file' / 'out'),
+        'file/out', 'Not a directory')

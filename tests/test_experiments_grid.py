@@ -140,7 +140,18 @@ def test_request_errors_are_one_line():
             (['--table', '1', '--sets', 'walker'], 'data list'),
             (['--table', '1', '--systems', 'TD3'], 'SeMOPO'),
             (['--table', '1', '--seeds', '0'], 'at least 1'),
-            (['--table', '1', '--steps'], 'value')):
+            (['--table', '1', '--nodes', '0'], 'at least 1'),
+            (['--table', '1', '--steps'], 'value'),
+            (['--table', '1', '--precison', '32'], 'nearest: precision'),
+            (['--table', '1', '--precision', '31'], 'expected one of'),
+            (['--table', '1', '--seed', '1'], '--seeds'),
+            (['--table', '1', '--offline_di.*', 'x'], '--data'),
+            (['--table', '1', '--task', 'dmc_walker_walk'], '--sets'),
+            (['--table', '1', '--configs', 'mini'], '--scale'),
+            (['--table', '4', '--sets', 'walker_walk_random'], 'table4'),
+            (['--table', '1', '3', '--sets', 'walker_walk_random',
+              'vd4rl_walker_walk_random_64px'], 'found vd4rl_walker'),
+            (['--figure', '4', '--systems', 'BC'], 'found BC')):
         with pytest.raises(UserError) as error:
             request(*arguments)
         assert '\n' not in str(error.value)
@@ -157,6 +168,29 @@ def test_data_are_found_in_several_layouts(tmp_path):
     assert list(found) == names
     with pytest.raises(UserError, match=r'1 of 2 missing.*--sets hopper'):
         scales.locate(['hopper_hop_medium', 'hopper_hop_random'], tmp_path)
+
+
+def test_the_data_of_one_family_are_not_taken_for_the_others(tmp_path):
+    for place in ('walker_walk/random', 'built/cartpole_swingup/mixed'):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / 'a.npz').touch()
+    assert scales.find_data('walker_walk_random', tmp_path)
+    assert scales.find_data('vd4rl_walker_walk_random_64px', tmp_path) is None
+    assert scales.find_data('cartpole_swingup_mixed', tmp_path)
+
+
+def test_table_3_needs_no_runs(tmp_path):
+    place = tmp_path / 'walker_walk' / 'random'
+    place.mkdir(parents=True)
+    (place / 'a.npz').touch()
+    asked = request('--table', '3', '--data', str(tmp_path))
+    assert asked.cells == ()
+    assert len(commands._shown(asked)) == 15
+    options, rest = parse('--table', '3', '--data', str(tmp_path), '--out',
+                          str(tmp_path / 'out'))
+    assert commands.reproduce(options, rest) == 0
+    page = (tmp_path / 'out' / 'report' / 'index.html').read_text()
+    assert f'data validate {place}' in page
 
 
 def test_hours_come_from_finished_runs_first(tmp_path):

@@ -92,3 +92,14 @@ def test_a_given_world_model_is_not_touched_by_the_first_update(
                  if name.startswith('behavior/actor/')
                  and name.endswith('kernel'))
     assert not np.array_equal(after[actor], before[actor])
+
+
+def test_norms_of_skipped_updates_are_counted_and_spoil_no_mean():
+    inf = float('inf')
+    assert offline.block_means({
+        'model_loss': [1.0, 3.0], 'model_grad_norm': [2.0, inf, 4.0]}) == {
+        'model_loss': 2.0, 'model_grad_norm': 3.0,
+        'model_grad_norm_left_out': 1.0}
+    none = offline.block_means({'disen_grad_norm': [inf, inf]})
+    assert np.isnan(none['disen_grad_norm'])
+    assert none['disen_grad_norm_left_out'] == 2

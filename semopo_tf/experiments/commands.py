@@ -30,6 +30,11 @@ from semopo_tf.experiments.sweep import (
 
 INTERRUPTED = 130
 
+# Keys that tell one run of the grid from another: a flag that changes them in
+# every run would put its rows under other names than their own.
+OWN = {'seed': '--seeds N', 'task': '--sets NAME', 'logdir': '--out FOLDER',
+       'offline_dir': '--data FOLDER', 'method': '--systems NAME'}
+
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Register `reproduce` and `results`."""
@@ -109,6 +114,7 @@ class Request:
     """A checked command line."""
 
     items: tuple[grid.Item, ...]
+    offered: tuple[str, ...]
     cells: tuple[grid.Cell, ...]
     scale: scales.Scale
     out: Path
@@ -154,15 +160,18 @@ def reproduce(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _request(options: argparse.Namespace, rest: list[str]) -> Request:
-    parse_flags(rest)
+    flags = _checked_flags(rest)
     scale = scales.SCALES[options.scale]
     items = tuple(grid.items_named(
         options.table, options.figure, options.all))
-    offered = [registry.find(name).name
-               for name in options.sets or scale.sets]
+    offered = tuple(registry.find(name).name
+                    for name in options.sets or scale.sets)
     seeds = scale.seeds if options.seeds is None else options.seeds
     for name, value, least in (('seeds', seeds, 1), ('jobs', options.jobs, 1),
-                               ('retries', options.retries, 0)):
+                               ('retries', options.retries, 0),
+                               ('nodes', options.nodes, 1),
+                               ('gpus-per-run', options.gpus_per_run, 0),
+                               ('cpus-per-run', options.cpus_per_run, 0)):
         if value is not None and value < least:
             raise UserError(f'--{name}: expected at least {least}, found '
                             f'{value}')
@@ -174,12 +183,53 @@ def _request(options: argparse.Namespace, rest: list[str]) -> Request:
         extra = systems
     cells = tuple(grid.cells(items, offered, seeds, scale.name, systems,
                              extra))
+    _expect_used(items, cells, offered if options.sets else (),
+                 systems if options.systems else ())
+    if flags:
+        plan.configs(cells, flags)  # a mistake in them shows at once
     out = options.out or Path('runs') / f'reproduce_{scale.name}'
     jobs = options.jobs or (
         min(4, os.cpu_count() or 1) if scale.name == 'demo' else 1)
     out = out.expanduser().resolve()
     data = options.data.expanduser().resolve()
-    return Request(items, cells, scale, out, data, jobs, tuple(rest))
+    return Request(items, offered, cells, scale, out, data, jobs,
+                   tuple(rest))
+
+
+def _checked_flags(rest: Sequence[str]) -> dict[str, list[str]]:
+    """Keys for every run; none that makes a run another one."""
+    flags = parse_flags(rest)
+    if 'configs' in flags:
+        raise UserError('reproduce: expected keys of configs.yaml, found '
+                        '--configs: presets belong to the systems; give '
+                        '--scale NAME')
+    for key, instead in OWN.items():
+        for flag in flags:
+            if key in settings.presets().defaults.matching(flag):
+                raise UserError(f'reproduce: expected keys that may change '
+                                f'in every run, found --{flag}; give '
+                                f'{instead}')
+    return flags
+
+
+def _expect_used(items: Sequence[grid.Item], cells: Sequence[grid.Cell],
+                 sets: Sequence[str], systems: Sequence[str]) -> None:
+    """Raises UserError for a set or system that was named in vain."""
+    names = ', '.join(item.name for item in items)
+    used = {cell.set for cell in cells}
+    for item in items:
+        used |= set() if item.systems else set(grid.sets_of(item, sets))
+    for kind, named, found, known in (
+            ('sets', sets, used, [name for item in items
+                                  for name in item.sets]),
+            ('systems', systems, {cell.system for cell in cells},
+             [name for item in items for name in item.systems])):
+        for name in named:
+            if name not in found:
+                raise UserError(
+                    f'--{kind}: expected those of {names} '
+                    f'({", ".join(dict.fromkeys(known)) or "none"}), found '
+                    f'{name}; leave it out or ask for what shows it')
 
 
 # Before: data and plan.
@@ -189,6 +239,13 @@ def _sets(request: Request) -> list[str]:
     return list(dict.fromkeys(cell.set for cell in request.cells))
 
 
+def _shown(request: Request) -> list[str]:
+    """… and the sets of items about data alone (Table 3)."""
+    return list(dict.fromkeys([*_sets(request), *(
+        name for item in request.items if not item.systems
+        for name in grid.sets_of(item, request.offered))]))
+
+
 def _plan(options: argparse.Namespace, request: Request) -> int:
     speed = plan.bench_speed(options.bench) if options.bench else None
     store = (ResultStore(request.out)
@@ -196,7 +253,7 @@ def _plan(options: argparse.Namespace, request: Request) -> int:
     plan.show(request.cells, store.finished() if store else frozenset(),
               store.rows() if store else (), speed, request.jobs,
               {name: scales.find_data(name, request.data)
-               for name in _sets(request)})
+               for name in _shown(request)}, parse_flags(request.flags))
     return 0
 
 
@@ -275,13 +332,13 @@ def _warn_changed(request: Request, store: ResultStore,
     rows = {row.run: row for row in store.rows(variant='')}
     if not rows:
         return
-    changes = parse_flags(list(request.flags))
+    changes = parse_flags(request.flags)
     if video_dir:
         changes['video_dir'] = [str(video_dir)]
-    configs: dict[str, Config] = plan.configs(request.cells)
+    configs: dict[str, Config] = plan.configs(request.cells, changes)
     other = [cell.run() for cell in request.cells if cell.run() in rows
              and _hash_today(rows[cell.run()]) != runner.config_hash(
-                 configs[cell.name].update(changes, 'command line'))]
+                 configs[cell.name])]
     if other:
         print(f'warning: {len(other)} finished runs were made with another '
               f'configuration, first {other[0]}; they are kept. For new ones '
@@ -309,7 +366,7 @@ def _report(options: argparse.Namespace, request: Request,
             store: ResultStore) -> None:
     from semopo_tf.experiments import page, paper_numbers
     folders = {name: scales.find_data(name, request.data)
-               for name in _sets(request)}
+               for name in _shown(request)}
     written = page.write(
         store.rows(scale=request.scale.name),
         [item.name for item in request.items], request.out / 'report',

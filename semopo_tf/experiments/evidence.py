@@ -138,12 +138,13 @@ class Evidence:
             joined.append(name)
             for system in systems:
                 returns = np.array([
-                    row.returns for row in self.runs(system, name)])
+                    row.returns for row in self._asked(item, system, name)])
                 values = returns.ravel() if episodes else returns.mean(1)
                 columns[system].append(scale.mean(values))
         if not joined:
             return {}, [], notes
-        lengths = {len(column) for column in columns[systems[0]]}
+        lengths = {len(column) for name in systems
+                   for column in columns[name]}
         if len(lengths) > 1:
             return {}, [], [*notes, *(
                 f'{name} (sets differ in their number of runs)'
@@ -151,10 +152,17 @@ class Evidence:
         return ({name: np.stack(columns[name], 1) for name in systems},
                 joined, notes)
 
+    def _asked(self, item: str, system: str, name: str) -> list[Row]:
+        """Rows of a system on a set whose seed is among the wanted ones."""
+        seeds = {cell.seed for cell in self.wanted if cell.system == system
+                 and cell.set == name and item in cell.items}
+        return [row for row in self.runs(system, name) if row.seed in seeds]
+
     def _incomplete(self, item: str, systems: Sequence[str], name: str,
                     ) -> str:
         missing = sum(self.missing(item, system, name) for system in systems)
-        rows = [row for system in systems for row in self.runs(system, name)]
+        rows = [row for system in systems
+                for row in self._asked(item, system, name)]
         if missing or not rows:
             return f'missing: {plural(missing, "run")}'
         if len({len(row.returns) for row in rows}) > 1:
@@ -174,8 +182,8 @@ class Evidence:
         except (OSError, ValueError, zipfile.BadZipFile) as error:
             raise UserError(
                 f'{row.quantities}: expected measured quantities, found a '
-                f'file that cannot be read ({error}); make it anew: run.py '
-                f'measure {row.logdir} --out {row.quantities}') from None
+                f'file that cannot be read ({error}); make it anew: '
+                f'{_measure(row)}') from None
 
     def measured(self, row: Row, key: str) -> np.ndarray:
         """As `quantity`, of an array that other measured ones come with.
@@ -186,8 +194,7 @@ class Evidence:
         if found is None:
             raise UserError(
                 f'{row.quantities or row.run}: expected a measured {key}, '
-                f'found none; measure the run anew: run.py measure '
-                f'{row.logdir} --out {row.quantities or "FILE"}')
+                f'found none; measure the run anew: {_measure(row)}')
         return found
 
     def curve(self, row: Row, phase: str, name: str) -> Curve | None:
@@ -230,6 +237,12 @@ class Evidence:
             if returns:
                 found[name] = np.array(returns, float)
         return found
+
+    @property
+    def unread(self) -> list[Path]:
+        """Folders of sets whose returns nobody has read yet."""
+        return [folder for name, folder in self._folders.items()
+                if name not in self.data]
 
     @property
     def mixed_data(self) -> list[str]:
@@ -288,6 +301,14 @@ def plural(count: int, noun: str) -> str:
 
 
 # Pieces.
+
+
+def _measure(row: Row) -> str:
+    """The command that measures a run as its row's figures need it."""
+    system = grid.SYSTEMS.get(row.system)
+    names = ' '.join(system.quantities) if system else 'NAME …'
+    return (f'run.py measure {row.logdir} --names {names} --out '
+            f'{row.quantities or "FILE"}')
 
 
 def _item(name: str) -> grid.Item:

@@ -183,6 +183,11 @@ def _norm_panel(axes: Axes, evidence: Evidence, systems: Sequence[str],
                      for name in names)
         text = missing_text(max(wanted - len(curves), 0), wanted)
         texts += [f'{system}, {text}'] if text else []
+        skipped = sum(curve.values.sum() for curve in norms(
+            evidence, system, names, 'model_grad_norm_left_out'))
+        if skipped:
+            notes.append(f'{task}, {system}: {skipped:.0f} updates had no '
+                         'finite norm and are not in their means.')
         left_out = sum(curve.left_out for curve in curves)
         if left_out:
             notes.append(f'{task}, {system}: {left_out} logged norms were '

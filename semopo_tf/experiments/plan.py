@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -120,8 +121,13 @@ def bench_speed(path: Path) -> float:
             f'wrote, found {type(error).__name__}: {error}') from None
 
 
-def configs(cells: Sequence[Cell]) -> dict[str, Config]:
-    """The configuration of each cell (folders left as they are)."""
+def configs(cells: Sequence[Cell], flags: Mapping[str, Any] | None = None,
+            ) -> dict[str, Config]:
+    """The configuration of each cell (folders left as they are).
+
+    `flags`: keys that are changed in every one. Raises UserError for those
+    that `run.py train` would not take.
+    """
     presets = settings.presets()
     found: dict[str, Config] = {}
     cache: dict[tuple, Config] = {}
@@ -131,7 +137,8 @@ def configs(cells: Sequence[Cell]) -> dict[str, Config]:
         key = (names, tuple(sorted(changes.items())))
         if key not in cache:
             cache[key] = settings.check(presets.apply(
-                presets.defaults, names).update(changes, 'grid'))
+                presets.defaults, names).update(changes, 'grid').update(
+                    flags or {}, 'command line'))
         found[cell.name] = cache[key].update({'seed': cell.seed})
     return found
 
@@ -168,11 +175,15 @@ def cache_disk(cell: Cell, config: Config) -> float:
 
 def show(cells: Sequence[Cell], finished: frozenset[str],
          rows: Sequence[Row], speed: float | None, slots: int,
-         folders: Mapping[str, Path | None]) -> None:
-    """Print the plan: runs by system and set, hours, disk, data."""
+         folders: Mapping[str, Path | None],
+         flags: Mapping[str, Any] | None = None) -> None:
+    """Print the plan: runs by system and set, hours, disk, data.
+
+    `flags`: as in `configs`.
+    """
     from rich.console import Console
     from rich.table import Table
-    config = configs(cells)
+    config = configs(cells, flags)
     todo = [cell for cell in cells if not finished.issuperset(cell.runs)]
     estimates = {cell.name: estimate(cell, config[cell.name], rows, speed)
                  for cell in todo}

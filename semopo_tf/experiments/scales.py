@@ -133,16 +133,18 @@ def find_data(name: str, data: Path) -> Path | None:
     """Where a set lies in a data folder; None if it is not there.
 
     Understood: the registry's layout with or without its first folder,
-    `TASK/LEVEL`, and a folder of the set's name.
+    `TASK/LEVEL` (V-D4RL's are not: LQV-D4RL has the same names), and a folder
+    of the set's name.
     """
     entry = registry.find(name)
     path = Path(entry.folder)
-    for place in (path, Path(*path.parts[1:]), Path(entry.task, entry.level),
-                  Path(name)):
+    short = [] if entry.family == 'vd4rl' else [Path(entry.task, entry.level)]
+    for place in (path, Path(*path.parts[1:]), *short, Path(name)):
         folder = data / place
+        # Episodes, or the arrays that `run.py data convert` maps them to.
         if place.parts and folder.is_dir() and any(
                 next(folder.glob(kind), None)
-                for kind in ('*.npz', '*.hdf5')):
+                for kind in ('*.npz', 'index.json')):
             return folder
     return None
 

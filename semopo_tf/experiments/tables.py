@@ -117,6 +117,9 @@ def table3_of(evidence: Evidence, paper: PaperNumbers, style: Style) -> Table:
              'are interpolated linearly.',
              'Of the paper’s numbers those are shown that this project knows '
              '(datasets/table3.py).']
+    if evidence.unread:
+        notes.append('Returns of these sets are read by run.py data validate '
+                     f'{" ".join(map(str, evidence.unread))}')
     return _table('table3', [Block('Returns of the data', header,
                                    tuple(lines))], evidence, None, notes,
                   None)
