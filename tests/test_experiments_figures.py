@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from html.parser import HTMLParser
 
@@ -161,6 +162,28 @@ def test_lompo_has_its_own_axes(rows):
     assert heights[::2] == [[1.0, 3.0], [3.0], [10.0, 30.0], [30.0]]
 
 
+def test_latents_of_other_kinds_are_not_compared(tmp_path):
+    """At scale `paper` SeMOPO's are Gaussian and Offline DV2's classes."""
+    made = [dataclasses.replace(
+        make_row(tmp_path, name, system, 0), scale='paper',
+        run=f'paper/{name}/{system}') for name in (SETS[1],)
+        for system in SYSTEMS[:2]]
+    for item in ('figure2', 'figure3', 'figure7'):
+        evidence = Evidence(made, [item], [
+            grid.Cell(system, SETS[1], 0, 'paper', ('',), (item,))
+            for system in SYSTEMS[:2]])
+        drawing, _ = draw(item, evidence)
+        notes = ' '.join(drawing.notes)
+        assert 'not compared across' in notes
+        assert 'smaller mean' not in notes
+        if item == 'figure2':
+            assert 'SeMOPO: a Gaussian of 32' in notes
+            assert 'Offline DV2: 32 × 32 classes' in notes
+            heights = [[bar.get_height() for bar in axes.patches]
+                       for axes in drawing.figure.axes]
+            assert heights == [[1.0], [3.0], [10.0], [30.0]]
+
+
 def test_a_claim_that_does_not_hold_is_said(tmp_path):
     values = quantities('SeMOPO')
     values['uncertainty/endogenous/md'] = np.array([5.0, 5.0])
@@ -224,11 +247,16 @@ def test_entropy_curves_and_claim(rows, tmp_path):
     values = quantities('SeMOPO')
     values['entropy/conservative/histogram'] = np.array([9.0, 9.0])
     values['entropy/random/gaussian'] = np.array([-np.inf, 1.0])
+    values['entropy/conservative/nearest'] = np.array([4.0, 40.0])
+    values['entropy/open'] = np.array([False, True])
     made = [make_row(tmp_path, SETS[0], 'SeMOPO', 0, values)]
     other = evidence_of(made, 'figure6', sets=SETS[:1], seeds=1)
     assert figures_curves.entropy_claim(other, SETS[:1], 'histogram') == (
         'Conservative below random, histogram of 50 bins: on 0 of 1 sets; '
         'not on walker_walk_random.')
+    # Once the window is open, the samplings are alike.
+    assert figures_curves.entropy_claim(other, SETS[:1], 'nearest') == (
+        'Conservative below random, nearest neighbours: on 1 of 1 sets.')
     assert figures_curves.entropy_claim(other, SETS[:1], 'gaussian') == (
         'Conservative below random, Gaussian: nothing to compare. 1 sets '
         'have no such number.')

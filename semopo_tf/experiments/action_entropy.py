@@ -25,10 +25,13 @@ NEIGHBOURS = 2000  # points of the nearest-neighbour estimate
 def entropy(config, store, seed: int) -> Arrays:
     """`entropy/{random,conservative}/{histogram,gaussian,nearest}` [epochs].
 
-    An epoch is the block of updates after which the window grows (100 as
-    published); there are EPOCHS, or as many as the run had. Conservative is
-    the scheme of the run, or the released one where it sampled at random.
-    `entropy/updates` [epochs] is the number of updates at the end of each.
+    An epoch is the block of updates after which the released window grows
+    (100 as published; the paper's own grows with every update); there are
+    EPOCHS, or as many as the run had. Conservative is the scheme of the run,
+    or the released one where it sampled at random.
+    `entropy/updates` [epochs] is the number of updates at the end of each,
+    `entropy/open` [epochs] whether its first update may draw from everything
+    that the window will ever hold: the samplings are alike from there on.
     """
     block = config.sampling_grow_updates
     trained = -(-config.offline_model_train_steps
@@ -40,7 +43,11 @@ def entropy(config, store, seed: int) -> Arrays:
     scheme = sampling_of(config)
     schemes = {'random': 'random', 'conservative': (
         'released' if scheme == 'random' else scheme)}
-    found = {'entropy/updates': block * np.arange(1, epochs + 1)}
+    window = schedule_from(config, schemes['conservative'], store).window
+    most = window(trained + len(store.rows) * block)
+    found = {'entropy/updates': block * np.arange(1, epochs + 1),
+             'entropy/open': np.array([
+                 window(block * epoch) == most for epoch in range(epochs)])}
     for name, scheme in schemes.items():
         sampler = sampler_of(config, store, scheme)
         rows = [_estimates(actions, drawn(

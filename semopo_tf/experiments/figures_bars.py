@@ -49,26 +49,21 @@ EXOGENOUS = Group(STREAM_NAMES['exogenous'], 'SeMOPO', 'exogenous',
                   STREAM_COLOURS['exogenous'])
 JOINT = Group(STREAM_NAMES['joint'], 'Offline DV2', 'joint',
               STREAM_COLOURS['joint'])
-LOMPO = Group('LOMPO (other units)', 'LOMPO', 'joint', COLOURS['LOMPO'])
+LOMPO = Group('LOMPO', 'LOMPO', 'joint', COLOURS['LOMPO'])
 
 
 def figure2(evidence: Evidence, paper: PaperNumbers) -> Drawing:
     """Uncertainty of SeMOPO's endogenous states and Offline DV2's."""
-    drawing = _bars(evidence, 'figure2', [[ENDOGENOUS, JOINT]])
-    drawing.notes += [_claim(evidence, 'figure2', ENDOGENOUS, JOINT, quantity)
-                      for quantity in QUANTITIES]
+    drawing = _bars(evidence, 'figure2', _alike(evidence))
+    drawing.notes += _compared(evidence, 'figure2', (ENDOGENOUS, JOINT))
     return drawing
 
 
 def figure7(evidence: Evidence, paper: PaperNumbers) -> Drawing:
     """The same with LOMPO, whose Gaussian states have other units."""
-    drawing = _bars(evidence, 'figure7', [[ENDOGENOUS, JOINT], [LOMPO]])
-    drawing.notes.append(
-        "LOMPO's values (a Gaussian of 64 dimensions) and those of the "
-        'discrete models are in different units: its panels have their own '
-        'axes, and heights are not compared across them.')
-    drawing.notes += [_claim(evidence, 'figure7', ENDOGENOUS, JOINT, quantity)
-                      for quantity in QUANTITIES]
+    drawing = _bars(evidence, 'figure7', [*_alike(evidence), [LOMPO]])
+    drawing.notes += _compared(
+        evidence, 'figure7', (ENDOGENOUS, JOINT, LOMPO))
     return drawing
 
 
@@ -81,6 +76,32 @@ def figure8(evidence: Evidence, paper: PaperNumbers) -> Drawing:
 
 
 # Pieces.
+
+
+def _alike(evidence: Evidence) -> list[list[Group]]:
+    """The two systems on the same axes, if their units are the same."""
+    if evidence.latents('SeMOPO') == evidence.latents('Offline DV2'):
+        return [[ENDOGENOUS, JOINT]]
+    return [[ENDOGENOUS], [JOINT]]
+
+
+def _compared(evidence: Evidence, item: str, groups: Sequence[Group],
+              ) -> list[str]:
+    """Whether the paper's claim holds, where units allow to ask."""
+    notes = []
+    latents = {group.system: evidence.latents(group.system)
+               for group in groups}
+    if len(_alike(evidence)) > 1 or LOMPO in groups:
+        notes.append(
+            'Units are those of the latents ('
+            + ', '.join(f'{system}: {kind}'
+                        for system, kind in latents.items())
+            + '): panels have their own axes, and heights are not compared '
+            'across them.')
+    if len(_alike(evidence)) == 1:
+        notes += [_claim(evidence, item, ENDOGENOUS, JOINT, quantity)
+                  for quantity in QUANTITIES]
+    return notes
 
 
 def values(evidence: Evidence, group: Group, name: str, quantity: str,
@@ -121,7 +142,8 @@ def _bars(evidence: Evidence, item: str, panels: Sequence[Sequence[Group]],
                 title(axes, task, '\n'.join(_partial(
                     evidence, item, every, names)))
             if column == 0:
-                own = 'LOMPO, ' if groups == [LOMPO] else ''
+                own = (f'{groups[0].system}, ' if len(groups) == 1
+                       and len(panels) > 1 else '')
                 axes.set_ylabel(own + QUANTITIES[quantity])
     key(figure, {group.label: group.colour
                  for groups in panels for group in groups})

@@ -37,9 +37,10 @@ def figure6(evidence: Evidence, paper: PaperNumbers) -> Drawing:
     sets = (evidence.sets('figure6')
             if SYSTEM in evidence.systems('figure6') else [])
     notes = ['Sum over action dimensions of the entropy of a histogram of 50 '
-             'bins on [−1, 1], nats; an epoch is the block of updates after '
-             'which the conservative window grows. Line and band: mean ± '
-             'standard deviation (population) over seeds.',
+             'bins on [−1, 1], nats; an epoch is a block of updates (100 as '
+             'published). Line and band: mean ± standard deviation '
+             '(population) over seeds. Compared are the epochs before the '
+             'conservative window holds all that it ever will.',
              *evidence.absent('figure6')]
     if not sets:
         return Drawing(empty('missing: no run was asked for'), notes)
@@ -63,16 +64,22 @@ def figure6(evidence: Evidence, paper: PaperNumbers) -> Drawing:
 
 
 def entropies(evidence: Evidence, name: str, estimator: str,
-              ) -> dict[str, list[np.ndarray]]:
-    """Curves [epochs] of both samplings, one per run that has both."""
+              narrow: bool = False) -> dict[str, list[np.ndarray]]:
+    """Curves [epochs] of both samplings, one per run that has both.
+
+    `narrow`: only epochs in which the samplings differ in what they may draw,
+    where a run says which those are.
+    """
     found: dict[str, list[np.ndarray]] = {key: [] for key in SAMPLINGS}
     for row in evidence.runs(SYSTEM, name):
         there = {key: array for key in SAMPLINGS
                  if (array := evidence.quantity(
                      row, f'entropy/{key}/{estimator}')) is not None}
         if len(there) == len(SAMPLINGS):
+            wide = evidence.quantity(row, 'entropy/open')
+            kept = ~wide if narrow and wide is not None else slice(None)
             for key, array in there.items():
-                found[key].append(array)
+                found[key].append(array[kept])
     return found
 
 
@@ -84,8 +91,8 @@ def entropy_claim(evidence: Evidence, sets: Sequence[str], estimator: str,
     """
     below, against, unknown = [], [], 0
     for name in sets:
-        curves = entropies(evidence, name, estimator)
-        if not curves['random']:
+        curves = entropies(evidence, name, estimator, narrow=True)
+        if not any(map(len, curves['random'])):
             unknown += 1
             continue
         means = {key: float(np.mean(np.concatenate(some)))

@@ -7,7 +7,7 @@ the same frames.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -42,9 +42,14 @@ def figure3(evidence: Evidence, paper: PaperNumbers) -> Drawing:
     """Frames of cheetah, and U of each model's transition into them."""
     sets, asked = evidence.sets('figure3'), evidence.systems('figure3')
     streams = [pair for pair in STREAMS if pair[0] in asked]
+    alike = len({evidence.latents(system) for system, _ in streams}) < 2
     notes = ['Bars: mean disagreement of the transition into the frame above, '
              'one scale per set. Frames are chosen by the seed alone.',
              *evidence.absent('figure3')]
+    if not alike:
+        notes.append('The latents differ in kind, and so in units: bars are '
+                     "shares of the largest of each system's, and heights "
+                     'are not compared across systems.')
     if not sets or not streams:
         return Drawing(empty('missing: no run was asked for'), notes)
     figure = Figure((7.2, 1.9 * len(sets) + 0.4), layout='constrained')
@@ -70,6 +75,8 @@ def _frames(part: SubFigure, evidence: Evidence, name: str,
              and (u := evidence.quantity(
                  rows[system], f'frames/{stream}/u')) is not None}
     top = max((float(u.max()) for u in found.values()), default=1.0)
+    if len({evidence.latents(system) for system in systems}) > 1:
+        found, top = _shares(found, streams), 1.0
     panels = part.subplots(2, len(images), squeeze=False,
                            height_ratios=(1, 0.7))
     for number, image in enumerate(images):
@@ -91,6 +98,18 @@ def _frames(part: SubFigure, evidence: Evidence, name: str,
             axes.set_ylabel('U')
     seed = rows[shown[0]].seed
     return [f'{name}: seed {seed}' + (f'; {text}' if text else '') + '.']
+
+
+def _shares(found: Mapping[str, np.ndarray],
+            streams: Sequence[tuple[str, str]]) -> dict[str, np.ndarray]:
+    """Values as shares of the largest of their system."""
+    largest: dict[str, float] = {}
+    for system, stream in streams:
+        if stream in found:
+            largest[system] = max(largest.get(system, 0.0),
+                                  float(found[stream].max()))
+    return {stream: found[stream] / (largest[system] or 1.0)
+            for system, stream in streams if stream in found}
 
 
 # Figure 5.
