@@ -191,9 +191,34 @@ def test_uncertainty_of_each_method(models, store, kind, names):
         assert {md.dtype, vlp.dtype, log_prob.dtype} == {np.dtype('float32')}
         assert (md > 0).all()
         np.testing.assert_allclose(vlp, log_prob.std(1), rtol=2e-3, atol=1e-5)
+        prior = found[f'uncertainty/{name}/log_prob_prior']
+        assert prior.shape == log_prob.shape
+        assert not np.array_equal(prior, log_prob)
+        np.testing.assert_allclose(
+            found[f'uncertainty/{name}/vlp_prior'], prior.std(1), rtol=2e-3,
+            atol=1e-5)
     index = found['uncertainty/index']
     np.testing.assert_array_equal(
         index, streams.places(store.rows, 30, 0, 'uncertainty'))
+
+
+def test_a_sample_of_a_head_is_one_of_its_own():
+    """Heads that are sure: each state's sample is what one of them says."""
+    rng = np.random.default_rng(0)
+    logit = tf.constant(1e3 * np.eye(3, dtype=np.float32)[:, None, None])
+    found = quantities.head_sample(
+        {'logit': tf.tile(logit, (1, 300, 2, 1))}, rng)
+    assert found.shape == (300, 2, 3)
+    assert (found.sum(-1) == 1).all()
+    assert (found[:, 0] == found[:, 1]).all()
+    assert found[:, 0].mean(0) == pytest.approx([1 / 3] * 3, abs=0.1)
+    mean = tf.tile(tf.constant([[[-5.0]], [[5.0]]]), (1, 2000, 1))
+    found = quantities.head_sample(
+        {'mean': mean, 'std': tf.fill(mean.shape, 0.5)}, rng)
+    assert found.shape == (2000, 1)
+    assert np.abs(found).mean() == pytest.approx(5, abs=0.1)
+    assert np.abs(found).std() == pytest.approx(0.5, abs=0.05)
+    assert (found > 0).mean() == pytest.approx(0.5, abs=0.05)
 
 
 def test_uncertainty_is_that_of_the_arriving_state(models, store):

@@ -35,32 +35,43 @@ NEXT = np.array([0, 1])  # from (episode, t) to (episode, t + 1)
 
 
 def uncertainty(filtered: Filter, store, samples: int, seed: int) -> Arrays:
-    """`uncertainty/<stream>/{md,vlp,log_prob}` on `samples` transitions.
+    """`uncertainty/<stream>/{md,vlp,log_prob,…}` on `samples` transitions.
 
     Transition t is judged where it arrives: all K heads on the deterministic
     state that the data's own action t leads to, against the posterior sample
-    of row t + 1. Also `uncertainty/index` [n, 2], the (episode, t).
+    of row t + 1, or (`vlp_prior`, `log_prob_prior`) against a sample of one
+    of the heads: 10.5 leaves open which. Also `uncertainty/index` [n, 2], the
+    (episode, t).
     """
     index = places(store.rows, samples, seed, 'uncertainty')
     states = states_at(filtered, store, index + NEXT)
     found = {'uncertainty/index': index}
     for stream in filtered.streams:
-        for key, value in spread(stream.rssm, states[stream.name]).items():
+        rng = generator(seed, 'measure', 'prior', stream.name)
+        for key, value in spread(
+                stream.rssm, states[stream.name], rng).items():
             found[f'uncertainty/{stream.name}/{key}'] = value
     return found
 
 
-def spread(rssm: EnsembleRSSM, state: Mapping[str, np.ndarray]) -> Arrays:
+def spread(rssm: EnsembleRSSM, state: Mapping[str, np.ndarray],
+           rng: np.random.Generator | None = None) -> Arrays:
     """How far the K heads are apart in states [n, ...].
 
-    Returns those of `judged`, float32.
+    Returns those of `judged`, float32; with `rng` those that depend on the
+    next state also as `…_prior`, for one that a head foretells.
     """
     parts = []
     # All heads of many states at once would not fit.
     for first in range(0, len(state['deter']), 100):
         part = slice(first, first + 100)
         stats = rssm.ensemble_stats(tf.cast(state['deter'][part], rssm.dtype))
-        parts.append(judged(stats, tf.constant(state['stoch'][part])))
+        found = judged(stats, tf.constant(state['stoch'][part]))
+        if rng is not None:
+            foretold = judged(stats, tf.constant(head_sample(stats, rng)))
+            found |= {f'{key}_prior': foretold[key]
+                      for key in ('vlp', 'log_prob')}
+        parts.append(found)
     return {key: np.concatenate([part[key] for part in parts])
             for key in parts[0]}
 
@@ -80,6 +91,26 @@ def judged(stats: penalties.Stats, stoch: tf.Tensor) -> Arrays:
     return {'md': penalties.mean_disagreement(stats, stoch).numpy(),
             'vlp': penalties.log_prob(stats, stoch).numpy(),
             'log_prob': tf.transpose(dist.log_prob(stoch)).numpy()}
+
+
+def head_sample(stats: penalties.Stats, rng: np.random.Generator,
+                ) -> np.ndarray:
+    """A sample [n, ...] of one of K heads, drawn anew for each state.
+
+    `stats`: the K heads' statistics [K, n, ...].
+    """
+    values = {key: tf.cast(value, tf.float32).numpy()
+              for key, value in stats.items()}
+    heads, count = next(iter(values.values())).shape[:2]
+    head = rng.integers(heads, size=count)
+    own = {key: value[head, np.arange(count)]
+           for key, value in values.items()}
+    if 'logit' in own:  # the largest of logits and Gumbel noise is a draw
+        noisy = own['logit'] + rng.gumbel(size=own['logit'].shape)
+        classes = np.eye(noisy.shape[-1], dtype=np.float32)
+        return classes[noisy.argmax(-1)]
+    noise = rng.standard_normal(own['mean'].shape)
+    return (own['mean'] + own['std'] * noise).astype(np.float32)
 
 
 # What actions decide.
