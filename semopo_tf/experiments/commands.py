@@ -184,7 +184,7 @@ def _request(options: argparse.Namespace, rest: list[str]) -> Request:
     cells = tuple(grid.cells(items, offered, seeds, scale.name, systems,
                              extra))
     _expect_used(items, cells, offered if options.sets else (),
-                 systems if options.systems else ())
+                 systems or () if options.systems else ())
     if flags:
         plan.configs(cells, flags)  # a mistake in them shows at once
     out = options.out or Path('runs') / f'reproduce_{scale.name}'
