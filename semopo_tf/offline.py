@@ -92,7 +92,14 @@ class Loop:
         self.at.started = True
         source = phase.source(self.store) if phase.source else None
         if source is not None:
-            self.run.write(f'sampling_{phase.name}.json', source.describe())
+            found = source.describe()
+            self.run.write(f'sampling_{phase.name}.json', found)
+            if found.get('dropped_as_equal_returns'):
+                print(f'note: {found["dropped_as_equal_returns"]} of '
+                      f'{found["episodes_loaded"]} episodes have the same '
+                      'return as another and are left out, as in the '
+                      'published code (sampling_collapse_equal)',
+                      file=sys.stderr)
         batches = (Prefetcher(source, self.at.step, phase.updates,
                               prepare=phase.prepare)
                    if source is not None and phase.prefetch else None)

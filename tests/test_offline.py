@@ -74,6 +74,26 @@ def test_a_stop_while_it_starts_does_not_start_it_twice(store, tmp_path):
     assert train(configured(tmp_path / 'other'), store) == [1, 3]
 
 
+class EqualReturns(Counter):
+    """… whose source leaves episodes out."""
+
+    def phases(self):
+        return [Phase('model', 1, self.train, lambda store: self,
+                      prefetch=False)]
+
+    def describe(self):
+        return {'episodes_loaded': 5, 'dropped_as_equal_returns': 3}
+
+
+def test_episodes_left_out_for_equal_returns_are_said(
+        store, tmp_path, capsys):
+    config = configured(tmp_path / 'run')
+    with RunFolder(config) as run:
+        offline.Loop(config, EqualReturns(False), store, run,
+                     NoSimulator()).train()
+    assert 'note: 3 of 5 episodes' in capsys.readouterr().err
+
+
 def test_a_given_world_model_is_not_touched_by_the_first_update(
         store, tmp_path):
     given = SeMOPO(configured(tmp_path / 'given', '--seed', '1'), store)
