@@ -142,7 +142,7 @@ def test_a_run_of_other_returns_is_refused_and_nothing_added(tmp_path):
 @pytest.mark.parametrize(('old', 'new', 'message'), [
     ('run,system', 'run,systm', 'columns'),
     ('"[1.5, 2.25]"', '"[1.5, 2.25"', 'line 2'),
-    ('"[1.5, 2.25]"', '3', 'line 2'),
+    ('"[1.5, 2.25]"', '3', 'line 2'), ('"[1.5, 2.25]"', '[]', 'line 2'),
     ('False', 'maybe', 'line 2'),
     (',0.25,', ',soon,', 'line 2'),
     ('demo/walker_walk_random/semopo/seed0', '', 'line 2'),
@@ -157,6 +157,12 @@ def test_a_damaged_csv_is_named(tmp_path, old, new, message):
     with pytest.raises(UserError, match=f'{source}.*{message}.*--csv'):
         store.import_csv(source)
     assert not store.rows()
+
+
+def test_a_csv_that_a_spreadsheet_saved(tmp_path):
+    source = export(tmp_path / 'there', make_row())
+    source.write_text(source.read_text(), encoding='utf-8-sig')
+    assert ResultStore(tmp_path / 'here').import_csv(source) == 1
 
 
 def test_a_missing_csv_is_named(tmp_path):

@@ -257,7 +257,7 @@ def read_csv(path: Path) -> list[Row]:
     Raises UserError for a missing file, another one, or a damaged line.
     """
     try:
-        with Path(path).open(newline='') as file:
+        with Path(path).open(newline='', encoding='utf-8-sig') as file:
             reader = csv.DictReader(file, strict=True)
             if tuple(reader.fieldnames or ()) != NAMES:
                 raise UserError(
@@ -288,7 +288,7 @@ def _parsed(path: Path, line: int, values: dict[str, Any]) -> Row:
             elif name in _TYPES:
                 parsed[name] = (float if _TYPES[name] == 'REAL' else int)(text)
         row = Row(**parsed)
-        if not row.run or not all(
+        if not row.run or not row.returns or not all(
                 isinstance(value, float) for value in row.returns):
             raise ValueError('no run or no returns')
         return row
