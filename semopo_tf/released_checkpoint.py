@@ -230,7 +230,8 @@ def _read(source: Path, config: Config) -> Arrays:
         try:
             with np.load(source, allow_pickle=False) as file:
                 return {key: file[key] for key in file.files}
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError,
+                zipfile.BadZipFile) as error:
             raise UserError(f'{source}: expected named arrays (.npz), found '
                             f'{error}') from None
     raise UserError(f'{source}: expected a .pkl, an .npz or a run folder, '

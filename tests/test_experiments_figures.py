@@ -352,10 +352,11 @@ def test_page_says_which_runs_are_missing(rows):
     assert page.missing_runs(evidence) == [rows[0].run]
 
 
-def test_broken_quantities_are_a_users_error(tmp_path):
+@pytest.mark.parametrize('content', [b'PK\x03\x04 broken', b''])
+def test_broken_quantities_are_a_users_error(tmp_path, content):
     row = make_row(tmp_path, SETS[0], 'SeMOPO', 0)
     (tmp_path / grid.Cell('SeMOPO', SETS[0], 0, 'demo').name
-     / 'quantities.npz').write_bytes(b'PK\x03\x04 broken')
+     / 'quantities.npz').write_bytes(content)
     with pytest.raises(UserError, match='measure'):
         draw('figure2', evidence_of([row], 'figure2'))
 

@@ -192,7 +192,8 @@ class Evidence:
         try:
             with np.load(row.quantities) as arrays:  # reads this key alone
                 return arrays[key] if key in arrays else None
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError,
+                zipfile.BadZipFile) as error:
             raise UserError(
                 f'{row.quantities}: expected measured quantities, found a '
                 f'file that cannot be read ({error}); make it anew: '
