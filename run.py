@@ -10,11 +10,14 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from dreamerv2_base.errors import UserError
 
 CONFIG_HELP = ('every key of configs.yaml as --key VALUE, after presets '
                '--configs NAME …')
+# Of commands about a configuration that is there already.
+CHANGE_HELP = 'keys of configs.yaml as --key VALUE change it'
 
 
 def train(options, rest: list[str]) -> int:
@@ -114,7 +117,16 @@ MODULES = {
 }
 
 
-CONFIGURED = ('train', 'evaluate', 'collect', 'doctor', 'diff')
+CONFIGURED = {'train': CONFIG_HELP, 'collect': CONFIG_HELP,
+              'doctor': CONFIG_HELP, 'evaluate': CHANGE_HELP,
+              'diff': CHANGE_HELP}
+
+
+class Parser(argparse.ArgumentParser):
+    """Whose errors are one line, as all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f'{self.prog}: {message}; see {self.prog} --help')
 
 
 def key_help() -> str:
@@ -129,7 +141,7 @@ def key_help() -> str:
 
 def parser(epilog: str = '', given: Sequence[str] = (),
            ) -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog='run.py', description=__doc__, allow_abbrev=False)
     top.add_argument('--debug', action='store_true',
                      help='show the traceback of an error')
@@ -137,10 +149,11 @@ def parser(epilog: str = '', given: Sequence[str] = (),
         dest='command', required=True, metavar='COMMAND')
     added = {}
     for name, (_, text) in COMMANDS.items():
+        keys = CONFIGURED.get(name, '')
         added[name] = commands.add_parser(
             name, help=text, allow_abbrev=False,
-            description=f'{text}; {CONFIG_HELP}' if name in CONFIGURED
-            else text, epilog=epilog if name in CONFIGURED else '',
+            description=f'{text}; {keys}' if keys else text,
+            epilog=epilog if keys else '',
             formatter_class=argparse.RawDescriptionHelpFormatter)
         added[name].add_argument(
             '--debug', action='store_true', default=argparse.SUPPRESS,

@@ -160,6 +160,9 @@ def build(recipe: Recipe, config, out: Path, buffer: Path,
     else, when the run has too few episodes for the recipe, or never came into
     the band of the frozen policy; Stopped when training ended early.
     """
+    if workers is not None and workers < 1:
+        raise UserError(f'--workers: expected at least 1, found {workers}; '
+                        'leave it out for eval_workers')
     words = behaviour.words(recipe, config)
     identity = digest(words)
     with _held(buffer):

@@ -194,8 +194,8 @@ def _row(entry: registry.DataSet, data: Path) -> list[str]:
 
 def _place(entry: registry.DataSet, data: Path) -> Path | None:
     from datasets import readers
-    path = data / entry.folder
-    return path if readers.layout(path) else None
+    return next((path for path in registry.places(entry, data)
+                 if readers.layout(path)), None)
 
 
 def _everything(entry: registry.DataSet, data: Path) -> str:

@@ -118,6 +118,18 @@ _LEVELS = {'medrep': 'medium_replay', 'medium-replay': 'medium_replay',
            'medexp': 'medium_expert', 'medium-expert': 'medium_expert'}
 
 
+def places(entry: DataSet, data: Path) -> list[Path]:
+    """Where a set may lie in a data folder, in the order of looking.
+
+    The registry's layout with or without its first folder, `TASK/LEVEL` (not
+    V-D4RL's: LQV-D4RL has the same names), and a folder of the set's name.
+    """
+    path = Path(entry.folder)
+    short = [] if entry.family == 'vd4rl' else [Path(entry.task, entry.level)]
+    return [data / place for place in (
+        path, Path(*path.parts[1:]), *short, Path(entry.name))]
+
+
 def find(name: str) -> DataSet:
     """The set of a name. Raises UserError with the nearest one."""
     if name not in SETS:

@@ -203,6 +203,15 @@ def parse_flags(arguments: Sequence[str]) -> dict[str, list[str]]:
     return flags
 
 
+def repeated_flags(arguments: Sequence[str]) -> list[str]:
+    """What a user should know of flags that were given more than once."""
+    names = [word[2:].partition('=')[0] for word in arguments
+             if re.match(r'--[A-Za-z_.(\[^]', word)]
+    return [f'--{name} was given {names.count(name)} times: the last counts; '
+            f'several values go after one --{name}'
+            for name in dict.fromkeys(names) if names.count(name) > 1]
+
+
 def _leaves(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
     leaves: dict[str, Any] = {}
     for key, value in tree.items():

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from dreamerv2_base.errors import UserError
+
 RECORDS = ('metrics.jsonl', 'episodes.jsonl', 'timings.jsonl')
 
 
@@ -116,14 +118,37 @@ class Logger:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a record. A last line torn by a crash is left out."""
+    """Rows of a record. A last line torn by a crash is left out.
+
+    Raises UserError for a damaged line.
+    """
     if not path.exists():
         return []
     rows = []
-    for line in path.read_bytes().splitlines(keepends=True):
+    for number, line in enumerate(
+            path.read_bytes().splitlines(keepends=True), 1):
         if line.endswith(b'\n'):
-            rows.append(json.loads(line))
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise UserError(
+                    f'{path}, line {number}: expected a row of a record, '
+                    f'found {error}; mend or remove the line') from None
     return rows
+
+
+def read_record(path: Path) -> Any:
+    """A JSON record of a run. Raises UserError for a missing or damaged one.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(
+            f'{path}: expected the record of a trained run, found none; '
+            'give the folder of a run: run.py train') from None
+    except ValueError as error:
+        raise UserError(f'{path}: expected the record of a run, found a '
+                        f'damaged one ({error}); restore it') from None
 
 
 def write_video(path: Path, frames: np.ndarray, fps: int = 20) -> None:

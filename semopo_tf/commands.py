@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dreamerv2_base.config import Config, parse_flags
+from dreamerv2_base.config import Config, parse_flags, repeated_flags
 from dreamerv2_base.errors import UserError
 from semopo_tf import registry, settings
 
@@ -17,6 +17,7 @@ def train(arguments: list[str]) -> int:
     """Train a method, or go on with the run in its folder."""
     config, names = settings.resolve(arguments)
     notes = settings.warnings(config, parse_flags(arguments))
+    notes += repeated_flags(arguments)
     notes += data_notes(config)
     for note in notes:
         print(f'warning: {note}', file=sys.stderr)
@@ -94,25 +95,31 @@ def evaluate(folder: Path, episodes: int | None, arguments: list[str],
     import numpy as np
 
     from dreamerv2_base.checkpoint import Checkpoints
+    from dreamerv2_base.logger import read_record
     flags = parse_flags(arguments)
     if 'eval_eps' in flags or 'final_eval_eps' in flags:
         raise UserError('evaluate: expected the number of episodes as '
                         '--episodes N, found --eval_eps or --final_eval_eps')
     config = settings.check(
         run_config(folder).update(flags, 'command line'))
+    if episodes is not None and episodes < 1:
+        raise UserError('--episodes: expected at least 1, found '
+                        f'{episodes}; give --episodes 10')
+    if video is not None and not video.absolute().parent.is_dir():
+        raise UserError(f'--video: expected a file in a folder that is '
+                        f'there, found {video}; make the folder first')
+    data = read_record(folder / 'data.json')
     prepare(config)
     from dreamerv2_base.noise import fold
     from semopo_tf import export
     from semopo_tf.evaluation import Evaluator
     arrays, state = Checkpoints(folder / 'ckpt').load()
-    data = json.loads((folder / 'data.json').read_text())
     method = registry.method_class(config)(
         config, None, action_size=data['action_size'])
     export.load(method, arrays, state)
     count = config.final_eval_eps if episodes is None else episodes
-    if count < 1:
-        raise UserError(f'--episodes: expected at least 1, found {count}')
     with Evaluator(config) as evaluator:
+        evaluator.check(data['action_size'])
         found = evaluator.run(
             method, count, fold(config.seed, 'evaluate', count))
     returns = [row['return'] for row in found.episodes]

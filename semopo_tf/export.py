@@ -18,6 +18,7 @@ import numpy as np
 
 from dreamerv2_base.checkpoint import FORMAT, Checkpoints
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.logger import read_record
 
 # What a run leaves beside its checkpoints; what a run has not is left out.
 RECORDS = ('config.yaml', 'data.json', 'start.json', 'versions.json',
@@ -42,7 +43,7 @@ def export(run: Path, out: Path) -> Path:
     if state.get('acting'):
         raise UserError(f'export: expected a run that was trained here, found '
                         f'an exported one; copy the folder: cp -r {run} {out}')
-    data = json.loads((run / 'data.json').read_text())
+    data = read_record(run / 'data.json')
     method = registry.method_class(config)(
         config, None, action_size=data['action_size'])
     if not hasattr(method, 'acting'):

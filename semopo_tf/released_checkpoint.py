@@ -21,7 +21,7 @@ import numpy as np
 from dreamerv2_base.checkpoint import Checkpoints
 from dreamerv2_base.config import Config, read_yaml
 from dreamerv2_base.errors import UserError
-from semopo_tf import settings
+from semopo_tf import export, settings
 
 Arrays = dict[str, np.ndarray]
 
@@ -220,6 +220,7 @@ def convert(source: Path, target: Path, config_file: Path) -> str:
 def _read(source: Path, config: Config) -> Arrays:
     if source.is_dir():
         arrays, state = Checkpoints(source / 'ckpt').load()
+        export.expect_whole(source, state)
         kept = {name: value for name, value in arrays.items()
                 if 'optimizer' not in name and 'loss_scale' not in name}
         step = np.array(state['at'].get('step', 0), np.int32)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamerv2_base.logger import read_rows
+from dreamerv2_base.logger import read_record, read_rows
 from semopo_tf import report_plots, settings
 
 VIDEO_BUDGET = 12 * 2 ** 20  # bytes of films that a page may hold
@@ -85,7 +85,7 @@ class _Run:
 
     def read(self, name: str, default: Any) -> Any:
         path = self.folder / name
-        return json.loads(path.read_text()) if path.exists() else default
+        return read_record(path) if path.exists() else default
 
     @property
     def final(self) -> list[float]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
-from dreamerv2_base.logger import read_rows
+from dreamerv2_base.logger import read_record, read_rows
 from semopo_tf import settings
 
 
@@ -42,7 +41,7 @@ def _data(left: Path, right: Path) -> list[str]:
     digests = []
     for folder in (left, right):
         path = folder / 'data.json'
-        found = json.loads(path.read_text()) if path.exists() else {}
+        found = read_record(path) if path.exists() else {}
         digests.append(found.get('digest'))
     if digests[0] == digests[1]:
         return []

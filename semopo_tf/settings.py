@@ -28,6 +28,11 @@ CHOICES = {
     'disen_inner': ('auto', 'always'),
     'actor_grad': ('auto', 'dynamics', 'reinforce', 'both'),
     'clip_rewards': ('identity', 'sign', 'tanh'),
+    # Those of penalties.py, ours and the released ones.
+    'offline_penalty_type': (
+        'disagreement', 'mean_disagreement', 'log_prob', 'mixture_std',
+        'max_aleatoric', 'max_pairwise', 'ensemble_variance', 'none',
+        'meandis', 'log_prob_ens', 'mixstd_mean'),
 }
 
 # The released code's values where ours are spelled differently.
@@ -110,7 +115,8 @@ def check(config: Config) -> Config:
                 'model_starts', 'model_start_updates',
                 'agent_train_steps', 'imag_horizon', 'rssm.ensemble',
                 'log_updates', 'save_updates', 'eval_envs', 'eval_workers',
-                'eval_eps', 'final_eval_eps')
+                'eval_eps', 'final_eval_eps', 'action_repeat',
+                'collect_episodes')
     for key in positive:
         least = 2 if key == 'imag_horizon' else 1
         if config[key] < least and not (

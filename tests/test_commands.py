@@ -12,7 +12,7 @@ import pytest
 from dreamerv2_base.checkpoint import Checkpoints
 from dreamerv2_base.episodes import write_episode
 from dreamerv2_base.errors import UserError
-from tests.helpers import call, make_episode, make_folder, run
+from tests.helpers import ROOT, call, make_episode, make_folder, run
 
 DEBUG = ('--configs', 'debug', '--task', 'dmc_walker_walk')
 SHORT = ('--jit', 'eager', '--offline_model_train_steps', '1', '--steps', '0',
@@ -194,3 +194,56 @@ def test_a_path_that_cannot_be_written(tmp_path):
         call('reproduce', '--scale', 'demo', '--table', '1', '--data',
              tmp_path, '--out', tmp_path / 'file' / 'out'),
         'file/out', 'Not a directory')
+
+
+AGENT = ROOT / 'docs' / 'results' / 'mini' / 'agent'
+
+
+@pytest.mark.parametrize(('words', 'found'), [
+    (('evaluate', AGENT, '--task', 'dmc_walker_walk'), 'found 6 in dmc_walk'),
+    (('evaluate', AGENT, '--precision', '64'), "found '64'"),
+    (('evaluate', AGENT, '--action_repeat', '0'), 'at least 1, found 0'),
+    (('evaluate', AGENT, '--episodes', '0'), 'at least 1, found 0'),
+    (('evaluate', AGENT, '--eval_eps', '3'), '--episodes'),
+    (('evaluate', AGENT, '--video', '/no/where/x.mp4'), '/no/where'),
+    (('collect', '--collect_episodes', '0'), 'collect_episodes'),
+    (('data', 'build', 'walker_walk_random', '--workers', '0'), '--workers'),
+    (('train', '--offline_penalty_type', 'md'), "found 'md'"),
+    (('reproduce', '--scale', 'big'), "invalid choice: 'big'"),
+    (('measure', AGENT, '--names', 'prob'), '--help'),
+    (('convert-checkpoint', AGENT, 'x.npz', '--config',
+      AGENT / 'config.yaml'), 'exported policy')])
+def test_values_that_cannot_be(words, found, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert_user_error(call(*words), found)
+    assert not list(tmp_path.iterdir())
+
+
+def test_damaged_records_are_named(tmp_path):
+    run = shutil.copytree(AGENT, tmp_path / 'agent')
+    (run / 'metrics.jsonl').write_text('{"phase": "model"}\n{oh\n')
+    assert_user_error(call('report', run), 'metrics.jsonl, line 2')
+    (run / 'data.json').write_text('')
+    assert_user_error(call('evaluate', run), 'data.json', 'damaged')
+    (run / 'data.json').unlink()
+    assert_user_error(call('evaluate', run), 'data.json', 'found none')
+
+
+def test_a_flag_given_twice_is_said(data, tmp_path):
+    done = train(data, tmp_path, '--offline_dir', tmp_path / 'nowhere')
+    assert ('warning: --offline_dir was given 2 times: the last counts'
+            in done.stderr)
+    assert_user_error(done, 'nowhere')
+
+
+def test_rows_that_are_asked_for_in_vain(tmp_path):
+    rows = AGENT.parent / 'rows.csv'
+    assert call('results', tmp_path, '--import', rows).returncode == 0
+    assert_user_error(call('results', tmp_path, '--system', 'SeMOP'),
+                      "'SeMOPO'", "found 'SeMOP'")
+    assert_user_error(call('reproduce', '--only-report', '--table', '1',
+                           '--out', tmp_path), 'found those of mini')
+    other = tmp_path / 'other'
+    assert_user_error(call('results', other, '--import', rows,
+                           tmp_path / 'none.csv'), 'none.csv')
+    assert not other.exists()

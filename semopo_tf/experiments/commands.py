@@ -6,7 +6,7 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from dreamerv2_base.config import Config, parse_flags
 from dreamerv2_base.errors import UserError
 from semopo_tf import settings
 from semopo_tf.experiments import grid, live, plan, runner, scales, slurm
-from semopo_tf.experiments.results import ResultStore, Row
+from semopo_tf.experiments.results import ResultStore, Row, read_csv
 from semopo_tf.experiments.sweep import (
     Interrupted,
     LocalPool,
@@ -54,6 +54,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     results.add_argument('--attempts', action='store_true',
                          help='every start of a run, and how it ended')
     results.set_defaults(call=show_results)
+    _add_debug(results)
+
+
+def _add_debug(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--debug', action='store_true',
+                        default=argparse.SUPPRESS,
+                        help='show the traceback of an error')
 
 
 def _add_reproduce(subparsers: argparse._SubParsersAction) -> None:
@@ -107,6 +114,7 @@ def _add_reproduce(subparsers: argparse._SubParsersAction) -> None:
                      help='write a submission file instead of running')
     how.add_argument('--nodes', type=int, default=1, help='of --slurm')
     new.set_defaults(call=reproduce)
+    _add_debug(new)
 
 
 @dataclass(frozen=True)
@@ -141,7 +149,9 @@ def reproduce(options: argparse.Namespace, rest: list[str]) -> int:
     if options.plan:
         return _plan(options, request)
     if options.only_report:  # also while another process runs the rest
-        _report(options, request, ResultStore(request.out, create=False))
+        store = ResultStore(request.out, create=False)
+        _expect_scale(request, store)
+        _report(options, request, store)
         return 0
     if request.scale.name != 'demo':
         scales.locate(_sets(request), request.data)
@@ -194,6 +204,16 @@ def _request(options: argparse.Namespace, rest: list[str]) -> Request:
     data = options.data.expanduser().resolve()
     return Request(items, offered, cells, scale, out, data, jobs,
                    tuple(rest))
+
+
+def _expect_scale(request: Request, store: ResultStore) -> None:
+    """Raises UserError where all rows are of other scales."""
+    found = {row.scale for row in store.rows()}
+    if found and request.scale.name not in found:
+        raise UserError(f'{request.out}: expected rows of scale '
+                        f'{request.scale.name}, found those of '
+                        f'{", ".join(sorted(found))}; give --scale '
+                        f'{min(found)}')
 
 
 def _checked_flags(rest: Sequence[str]) -> dict[str, list[str]]:
@@ -383,9 +403,10 @@ def show_results(options: argparse.Namespace, rest: Sequence[str]) -> int:
     if rest:
         raise UserError(f'results: expected only its own flags, found '
                         f'{rest[0]!r}; see run.py results --help')
-    store = ResultStore(options.out, create=bool(options.sources))
-    for path in options.sources:
-        print(f'{store.import_csv(path)} new rows of {path} in {store.path}')
+    read = [(path, read_csv(path)) for path in options.sources]
+    store = ResultStore(options.out, create=bool(read))
+    for path, count in store.add(read).items():
+        print(f'{count} new rows of {path} in {store.path}')
     if options.attempts:
         for entry in store.attempts():
             print(f'{entry.started} {entry.seconds:8.0f} s {entry.outcome:7}'
@@ -395,12 +416,27 @@ def show_results(options: argparse.Namespace, rest: Sequence[str]) -> int:
         'system', 'set', 'variant', 'scale', 'task', 'level', 'seed')
         if getattr(options, name) is not None}
     rows = store.rows(**filters)
+    if not rows:
+        _expect_known(store, filters)
     if options.csv:
         count = store.export_csv(options.csv, rows)
         print(f'{count} rows in {options.csv}')
         return 0
     _print_rows(rows)
     return 0
+
+
+def _expect_known(store: ResultStore, filters: Mapping[str, Sequence],
+                  ) -> None:
+    """Raises UserError for a filter's value that no row has."""
+    every = store.rows()
+    for name, values in filters.items():
+        known = {getattr(row, name) for row in every}
+        for value in values:
+            if value not in known:
+                raise UserError(
+                    f'--{name}: expected one of '
+                    f'{", ".join(map(repr, sorted(known)))}, found {value!r}')
 
 
 def _print_rows(rows: Sequence[Row]) -> None:

@@ -12,11 +12,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.logger import read_record
+from semopo_tf import settings
 from semopo_tf.experiments.grid import NEED_SIMULATOR
 
 Arrays = dict[str, np.ndarray]
@@ -134,18 +135,10 @@ class TrainedRun:
         from dreamerv2_base.config import parse_flags
         from semopo_tf import commands
         self.folder, self.seed = Path(folder), seed
-        self.config = commands.run_config(self.folder).update(
-            parse_flags(list(rest)), 'command line')
-        self._data = self._record()
+        self.config = settings.check(commands.run_config(self.folder).update(
+            parse_flags(list(rest)), 'command line'))
+        self._data = read_record(self.folder / 'data.json')
         self.position: int | None = None
-
-    def _record(self) -> dict[str, Any]:
-        path = self.folder / 'data.json'
-        if not path.exists():
-            raise UserError(
-                f'{path}: expected the record of a trained run, found none; '
-                'train first: run.py train')
-        return json.loads(path.read_text())
 
     @functools.cached_property
     def store(self):

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -122,6 +123,8 @@ class ResultStore:
                 f'{self.path}: expected a store of results, found none; give '
                 '--out FOLDER of a reproduction, or make one: run.py '
                 'reproduce --scale demo --all')
+        if not create:  # also where nothing may be written
+            return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self._open() as database:
@@ -176,27 +179,37 @@ class ResultStore:
         return len(rows)
 
     def import_csv(self, path: Path) -> int:
-        """Add the rows of a CSV that `export_csv` wrote, all or none.
+        """`add` for one file; how many rows were new."""
+        return self.add([(path, read_csv(path))])[path]
+
+    def add(self, read: Sequence[tuple[Path, Sequence[Row]]],
+            ) -> dict[Path, int]:
+        """Add the rows of CSVs that `export_csv` wrote, all or none.
 
         So runs of several machines, or published ones, make one table.
         Paths count from this store on, as they did from the other: copy
         run folders to the same places for what is drawn from them.
 
-        Returns: how many were new.
-        Raises UserError for another file, or for a run that has other
-          returns here.
+        Args:
+          read: the rows of each file.
+
+        Returns: how many of each were new.
+        Raises UserError for a run that has other returns here.
         """
-        found, here = read_csv(path), {row.run: row for row in self.rows()}
-        for row in found:
-            known = here.setdefault(row.run, row)
-            if known.returns != row.returns:
-                raise UserError(
-                    f'{path}: expected the returns that {row.run} has '
-                    f'already, {_first(known)}, found {_first(row)}; a run '
-                    'has one row: give another folder, or take it out')
+        here = {row.run: row for row in self.rows()}
+        for path, rows in read:
+            for row in rows:
+                known = here.setdefault(row.run, row)
+                if known.returns != row.returns:
+                    raise UserError(
+                        f'{path}: expected the returns that {row.run} has '
+                        f'already, {_first(known)}, found {_first(row)}; a '
+                        'run has one row: give another folder, or take it '
+                        'out')
         with self._open() as database:
             database.execute('BEGIN IMMEDIATE')
-            new = sum(self._insert(database, row) for row in found)
+            new = {path: sum(self._insert(database, row) for row in rows)
+                   for path, rows in read}
             database.execute('COMMIT')
         return new
 
@@ -289,8 +302,9 @@ def _parsed(path: Path, line: int, values: dict[str, Any]) -> Row:
                 parsed[name] = (float if _TYPES[name] == 'REAL' else int)(text)
         row = Row(**parsed)
         if not row.run or not row.returns or not all(
-                isinstance(value, float) for value in row.returns):
-            raise ValueError('no run or no returns')
+                isinstance(value, float) and math.isfinite(value)
+                for value in (*row.returns, row.hours)):
+            raise ValueError('no run or no finite returns and hours')
         return row
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(

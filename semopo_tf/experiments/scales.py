@@ -130,21 +130,12 @@ def arguments(cell: Cell, folder: Path, logdir: Path, video_dir: str | None,
 
 
 def find_data(name: str, data: Path) -> Path | None:
-    """Where a set lies in a data folder; None if it is not there.
-
-    Understood: the registry's layout with or without its first folder,
-    `TASK/LEVEL` (V-D4RL's are not: LQV-D4RL has the same names), and a folder
-    of the set's name.
-    """
-    entry = registry.find(name)
-    path = Path(entry.folder)
-    short = [] if entry.family == 'vd4rl' else [Path(entry.task, entry.level)]
-    for place in (path, Path(*path.parts[1:]), *short, Path(name)):
-        folder = data / place
+    """Where a set lies in a data folder (`registry.places`), ready to train
+    on; None if it is not there."""
+    for folder in registry.places(registry.find(name), data):
         # Episodes, or the arrays that `run.py data convert` maps them to.
-        if place.parts and folder.is_dir() and any(
-                next(folder.glob(kind), None)
-                for kind in ('*.npz', 'index.json')):
+        if folder.is_dir() and any(next(folder.glob(kind), None)
+                                   for kind in ('*.npz', 'index.json')):
             return folder
     return None
 
@@ -156,10 +147,14 @@ def locate(names: Sequence[str], data: Path) -> dict[str, Path]:
     if missing:
         there = [name for name, folder in found.items() if folder]
         kept = f', or leave it out: --sets {" ".join(there)}' if there else ''
+        entry = registry.find(missing[0])
+        # V-D4RL's can only be had from where they are published.
+        get = ('docs/reproducing.md says where it is'
+               if entry.family == 'vd4rl' else
+               f'build it: run.py data build {missing[0]} --out '
+               f'{data / entry.folder}')
         raise UserError(
             f'--data {data}: expected the set {missing[0]} in '
-            f'{registry.find(missing[0]).folder}, found none '
-            f'({len(missing)} of {len(names)} missing); build it: run.py '
-            f'data build {missing[0]} --out '
-            f'{data / registry.find(missing[0]).folder}{kept}')
+            f'{entry.folder}, found none ({len(missing)} of {len(names)} '
+            f'missing); {get}{kept}')
     return {name: folder for name, folder in found.items() if folder}
