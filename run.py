@@ -169,7 +169,8 @@ def parser(epilog: str = '', given: Sequence[str] = (),
     added['export'].add_argument('run', type=Path, help='the run folder')
     added['export'].add_argument('out', type=Path, help='a new folder')
     added['evaluate'].add_argument(
-        '--episodes', type=int, default=None, help='how many episodes')
+        '--episodes', type=int, default=None,
+        help='how many (default: final_eval_eps of the run)')
     added['evaluate'].add_argument(
         '--video', type=Path, default=None, metavar='FILE.mp4',
         help='film of the first episode')
@@ -185,12 +186,18 @@ def parser(epilog: str = '', given: Sequence[str] = (),
     added['diff'].add_argument(
         '--format', choices=('table', 'markdown', 'json'), default='table')
     timing = added['bench']
-    timing.add_argument('--preset', default='released')
-    timing.add_argument('--batch', type=int, default=4)
-    timing.add_argument('--length', type=int, default=50)
-    timing.add_argument('--repeats', type=int, default=5)
-    timing.add_argument('--precision', default='32')
-    timing.add_argument('--json', type=Path, metavar='FILE')
+    timing.add_argument('--preset', default='released',
+                        help='of configs.yaml (default: released)')
+    timing.add_argument('--batch', type=int, default=4,
+                        help='chunks of a batch (default: 4)')
+    timing.add_argument('--length', type=int, default=50,
+                        help='rows of a chunk (default: 50)')
+    timing.add_argument('--repeats', type=int, default=5,
+                        help='timings of each (default: 5)')
+    timing.add_argument('--precision', default='32',
+                        help='32, 16 or bf16 (default: 32)')
+    timing.add_argument('--json', type=Path, metavar='FILE',
+                        help='also write them there')
     convert = added['convert-checkpoint']
     convert.add_argument('source', type=Path, metavar='IN')
     convert.add_argument('target', type=Path, metavar='OUT')

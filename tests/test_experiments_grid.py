@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -286,6 +287,7 @@ def test_slurm_file_runs_the_same_command(tmp_path):
     slurm.write(tmp_path / 'job.sh', command, 2, tmp_path)
     text = (tmp_path / 'job.sh').read_text()
     assert '#SBATCH --nodes=2' in text
+    assert f'cd {Path.cwd()}\n' in text  # whence its paths count
     assert "reproduce --table 1 --out 'my runs' --ray auto &" in text
 
 

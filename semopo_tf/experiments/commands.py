@@ -44,9 +44,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         description='Rows of a reproduction: one per finished run.')
     results.add_argument('out', type=Path, help='the --out of a reproduction')
     for name in ('system', 'set', 'variant', 'scale', 'task', 'level'):
-        results.add_argument(f'--{name}', nargs='+')
-    results.add_argument('--seed', nargs='+', type=int)
-    results.add_argument('--csv', type=Path, metavar='FILE')
+        results.add_argument(f'--{name}', nargs='+',
+                             help='only rows of these')
+    results.add_argument('--seed', nargs='+', type=int,
+                         help='only rows of these')
+    results.add_argument('--csv', type=Path, metavar='FILE',
+                         help='write the rows there')
     results.add_argument('--import', type=Path, nargs='+', metavar='FILE',
                          dest='sources', default=[],
                          help='add rows that --csv wrote, of other machines '
@@ -70,17 +73,21 @@ def _add_reproduce(subparsers: argparse._SubParsersAction) -> None:
         'makes them. What has a row is never run again. Keys of configs.yaml '
         'as --key VALUE change every run.', allow_abbrev=False)
     what = new.add_argument_group('what')
-    what.add_argument('--table', nargs='+', type=int, default=[], metavar='N')
+    what.add_argument('--table', nargs='+', type=int, default=[], metavar='N',
+                      help='of the paper: 1 to 5')
     what.add_argument('--figure', nargs='+', type=int, default=[],
-                      metavar='N')
-    what.add_argument('--all', action='store_true')
+                      metavar='N', help='of the paper: 2 to 10')
+    what.add_argument('--all', action='store_true',
+                      help='every table and figure')
     what.add_argument('--scale', choices=tuple(scales.SCALES),
-                      default='paper')
+                      default='paper',
+                      help='size of the runs (default: paper)')
     what.add_argument('--sets', nargs='+', help='only these data sets')
     what.add_argument('--systems', nargs='+', help='only these methods')
     what.add_argument('--seeds', type=int, help='how many, from 0 on')
     where = new.add_argument_group('where')
-    where.add_argument('--data', type=Path, default=Path('data'))
+    where.add_argument('--data', type=Path, default=Path('data'),
+                       help='folder of the data sets (default: data)')
     where.add_argument('--out', type=Path,
                        help='default: runs/reproduce_SCALE')
     where.add_argument('--video_dir', help='folder of background videos')
@@ -108,8 +115,10 @@ def _add_reproduce(subparsers: argparse._SubParsersAction) -> None:
                      'as many as cores)')
     how.add_argument('--gpus-per-run', type=float,
                      help='Ray: default 0.5 where there are GPUs')
-    how.add_argument('--cpus-per-run', type=float, default=1.0)
-    how.add_argument('--retries', type=int, default=2)
+    how.add_argument('--cpus-per-run', type=float, default=1.0,
+                     help='Ray: default 1')
+    how.add_argument('--retries', type=int, default=2,
+                     help='further attempts at a run that fails (default 2)')
     how.add_argument('--slurm', type=Path, metavar='FILE',
                      help='write a submission file instead of running')
     how.add_argument('--nodes', type=int, default=1, help='of --slurm')

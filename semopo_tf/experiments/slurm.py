@@ -28,7 +28,7 @@ HEADER = '''#!/bin/bash
 ##SBATCH --account=…
 ##SBATCH --partition=…
 set -eu
-cd {root}
+cd {here}
 PYTHON={python}
 PORT=6379
 '''
@@ -54,7 +54,7 @@ if [ "$OTHERS" -gt 0 ]; then
 fi
 
 export RAY_ADDRESS="$ADDRESS"
-"$PYTHON" run.py {command} &
+"$PYTHON" {run} {command} &
 SWEEP=$!
 trap 'kill -TERM $SWEEP' TERM
 CODE=0
@@ -65,8 +65,12 @@ exit $CODE
 
 
 def write(path: Path, command: Sequence[str], nodes: int, out: Path) -> None:
-    """Write the file for `run.py COMMAND …` on `nodes` machines."""
-    fields = {'nodes': nodes, 'root': shlex.quote(str(ROOT)),
+    """Write the file for `run.py COMMAND …` on `nodes` machines.
+
+    It runs in the present folder, from which the command's paths count.
+    """
+    fields = {'nodes': nodes, 'here': shlex.quote(str(Path.cwd())),
+              'run': shlex.quote(str(ROOT / 'run.py')),
               'output': out / 'slurm-%j.log',
               'python': shlex.quote(sys.executable),
               'command': shlex.join(command)}
