@@ -74,16 +74,23 @@ def test_truncated_file(tmp_path):
                       '--skip_broken')
 
 
-def test_broken_files_can_be_skipped_and_are_counted(tmp_path):
+def test_broken_files_are_skipped_and_counted_and_the_run_is_its_own(tmp_path):
     def edit(folder):
         path = sorted(folder.glob('*.npz'))[1]
         path.write_bytes(path.read_bytes()[:1000])
     folder = spoil(tmp_path, edit)
-    done = train(folder, tmp_path, '--skip_broken', 'True', *SHORT)
+    skipping = ('--skip_broken', 'True', *SHORT)
+    done = train(folder, tmp_path, *skipping)
     assert done.returncode == 0, done.stderr[-2000:]
     assert '1 broken file' in done.stderr
     assert 'broken episode file' in (
         tmp_path / 'run' / 'report.html').read_text()
+    # Another configuration does not go on with it …
+    done = train(folder, tmp_path, *skipping, '--model_opt.lr', '1e-5')
+    assert_user_error(done, 'model_opt.lr', '1e-05')
+    # … but the same command again finds everything done.
+    done = train(folder, tmp_path, *skipping)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.parametrize(('settings', 'words'), [
@@ -154,17 +161,6 @@ def test_second_process_on_a_run_folder(data, tmp_path):
     with (tmp_path / 'run' / 'lock').open('w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert_user_error(train(data, tmp_path), 'no other process')
-
-
-def test_a_changed_configuration_is_refused(data, tmp_path):
-    done = train(data, tmp_path, *SHORT)
-    assert done.returncode == 0, done.stderr[-2000:]
-    done = train(data, tmp_path, *SHORT, '--model_opt.lr', '1e-5')
-    assert_user_error(done, 'model_opt.lr', '1e-05')
-    # … but the same command again finds everything done.
-    done = train(data, tmp_path, *SHORT)
-    assert done.returncode == 0, done.stderr[-2000:]
-    shutil.rmtree(tmp_path / 'run')
 
 
 def test_evaluating_what_is_no_run_folder(tmp_path):
