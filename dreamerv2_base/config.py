@@ -180,6 +180,10 @@ class Presets:
         return config.update(flags, 'command line'), names
 
 
+# A key or a regex of keys; values may be negative numbers.
+_FLAG = re.compile(r'--[A-Za-z_.(\[^]')
+
+
 def parse_flags(arguments: Sequence[str]) -> dict[str, list[str]]:
     """`--key value …` and `--key=value` -> {key: [value, …]}, strings.
 
@@ -188,7 +192,7 @@ def parse_flags(arguments: Sequence[str]) -> dict[str, list[str]]:
     flags: dict[str, list[str]] = {}
     key = None
     for argument in arguments:
-        if re.match(r'--[A-Za-z_.(\[^]', argument):
+        if _FLAG.match(argument):
             key, _, value = argument[2:].partition('=')
             flags[key] = [value] if value else []
         elif key is None:
@@ -206,7 +210,7 @@ def parse_flags(arguments: Sequence[str]) -> dict[str, list[str]]:
 def repeated_flags(arguments: Sequence[str]) -> list[str]:
     """What a user should know of flags that were given more than once."""
     names = [word[2:].partition('=')[0] for word in arguments
-             if re.match(r'--[A-Za-z_.(\[^]', word)]
+             if _FLAG.match(word)]
     return [f'--{name} was given {names.count(name)} times: the last counts; '
             f'several values go after one --{name}'
             for name in dict.fromkeys(names) if names.count(name) > 1]

@@ -95,13 +95,13 @@ def compiled_encoder(encoder: Any, dtype: tf.DType,
 
 def _embedded(store, encode, folder, stamp, numbers, rows) -> np.ndarray:
     path = folder / f'embed-{stamp}.npy'
-    sample = encode(_block(store.slice(int(numbers[0]), 0, 1)['image']))
     if path.exists():
-        return _mapped(path, sample.dtype)
+        return _mapped(path)
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob('*embed-*.npy'):
         stale.unlink()
     partial = folder / f'.partial-embed-{stamp}.npy'
+    sample = encode(_block(store.slice(int(numbers[0]), 0, 1)['image']))
     _expect_space(folder, rows * sample[0].nbytes)
     target = np.lib.format.open_memmap(
         partial, 'w+', sample.dtype, (rows, sample.shape[1]))
@@ -116,12 +116,15 @@ def _embedded(store, encode, folder, stamp, numbers, rows) -> np.ndarray:
     target.flush()
     del target
     partial.replace(path)
-    return _mapped(path, sample.dtype)
+    return _mapped(path)
 
 
-def _mapped(path: Path, dtype: np.dtype) -> np.ndarray:
-    """An array on disk; a .npy file does not know the name of bfloat16."""
-    return np.load(path, mmap_mode='r').view(dtype)
+def _mapped(path: Path) -> np.ndarray:
+    """Embeddings on disk. A .npy file does not know the name of bfloat16:
+    it calls them two bytes of anything."""
+    found = np.load(path, mmap_mode='r')
+    return (found.view(tf.bfloat16.as_numpy_dtype)
+            if found.dtype.kind == 'V' else found)
 
 
 def _block(frames: np.ndarray) -> np.ndarray:

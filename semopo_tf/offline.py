@@ -94,12 +94,7 @@ class Loop:
         if source is not None:
             found = source.describe()
             self.run.write(f'sampling_{phase.name}.json', found)
-            if found.get('dropped_as_equal_returns'):
-                print(f'note: {found["dropped_as_equal_returns"]} of '
-                      f'{found["episodes_loaded"]} episodes have the same '
-                      'return as another and are left out, as in the '
-                      'published code (sampling_collapse_equal)',
-                      file=sys.stderr)
+            _say_what_is_left_out(found)
         batches = (Prefetcher(source, self.at.step, phase.updates,
                               prepare=phase.prepare)
                    if source is not None and phase.prefetch else None)
@@ -278,6 +273,14 @@ class Loop:
         self._stop = True
         print('\nstopping after this update; the same command resumes',
               file=sys.stderr)
+
+
+def _say_what_is_left_out(sampling: Mapping[str, Any]) -> None:
+    if sampling.get('dropped_as_equal_returns'):
+        print(f'note: {sampling["dropped_as_equal_returns"]} of '
+              f'{sampling["episodes_loaded"]} episodes have the same return '
+              'as another and are left out, as in the published code '
+              '(sampling_collapse_equal)', file=sys.stderr)
 
 
 def block_means(pending: Mapping[str, list[float]]) -> dict[str, float]:

@@ -6,7 +6,7 @@ import pytest
 
 from dreamerv2_base.config import Config, Presets, load_config, parse_flags
 from dreamerv2_base.errors import UserError
-from semopo_tf import settings
+from semopo_tf import penalties, settings
 
 RELEASED_COMMAND = (
     '--configs dmc_vision --task dmcdrv_cheetah_run --offline_dir data/a '
@@ -117,6 +117,11 @@ def test_released_preset_is_what_the_command_computes():
     assert different <= {
         'logdir', 'task', 'offline_dir', 'offline_datset_type', 'seed',
         'sampling'}
+
+
+def test_the_penalties_that_may_be_named_are_those_there_are():
+    assert set(settings.CHOICES['offline_penalty_type']) == {
+        *penalties.PENALTIES, *penalties.RELEASED_NAMES}
 
 
 def test_hopper_has_its_own_weights():

@@ -10,7 +10,7 @@ import sqlite3
 import pytest
 
 from dreamerv2_base.errors import UserError
-from semopo_tf.experiments.results import Attempt, ResultStore, Row
+from semopo_tf.experiments.results import Attempt, ResultStore, Row, read_csv
 
 
 def make_row(run='demo/walker_walk_random/semopo/seed0', **changes):
@@ -115,6 +115,10 @@ def export(folder, *rows):
     return folder / 'rows.csv'
 
 
+def import_csv(store, path):
+    return store.import_rows([(path, read_csv(path))])[path]
+
+
 def test_rows_of_two_machines_make_one_store(tmp_path):
     rows = [make_row('a', seed=0, commit='c', quantities='runs/a/q.npz',
                      logdir='runs/a'),
@@ -122,9 +126,9 @@ def test_rows_of_two_machines_make_one_store(tmp_path):
     first = export(tmp_path / 'first', rows[0])
     both = export(tmp_path / 'second', *rows)
     store = ResultStore(tmp_path / 'third')
-    assert store.import_csv(first) == 1
-    assert store.import_csv(both) == 1
-    assert store.import_csv(both) == 0
+    assert import_csv(store, first) == 1
+    assert import_csv(store, both) == 1
+    assert import_csv(store, both) == 0
     store.export_csv(tmp_path / 'rows.csv')
     assert (tmp_path / 'rows.csv').read_text() == both.read_text()
     assert store.rows()[0].logdir == str(tmp_path / 'third/runs/a')
@@ -135,7 +139,7 @@ def test_a_run_of_other_returns_is_refused_and_nothing_added(tmp_path):
     store = ResultStore(tmp_path / 'here')
     store.append(make_row('a', returns=[1.5, 2.0]))
     with pytest.raises(UserError, match=r'1.50, 2.00, .* found 1.50, 2.25'):
-        store.import_csv(source)
+        import_csv(store, source)
     assert store.finished() == {'a'}
 
 
@@ -155,19 +159,28 @@ def test_a_damaged_csv_is_named(tmp_path, old, new, message):
     source.write_text(text.replace(old, new))
     store = ResultStore(tmp_path / 'here')
     with pytest.raises(UserError, match=f'{source}.*{message}.*--csv'):
-        store.import_csv(source)
+        import_csv(store, source)
+    assert not store.rows()
+
+
+def test_of_several_files_all_are_added_or_none(tmp_path):
+    one = export(tmp_path / 'one', make_row())
+    two = export(tmp_path / 'two', make_row(returns=[9.0]))
+    store = ResultStore(tmp_path / 'here')
+    with pytest.raises(UserError, match='expected the returns'):
+        store.import_rows([(path, read_csv(path)) for path in (one, two)])
     assert not store.rows()
 
 
 def test_a_csv_that_a_spreadsheet_saved(tmp_path):
     source = export(tmp_path / 'there', make_row())
     source.write_text(source.read_text(), encoding='utf-8-sig')
-    assert ResultStore(tmp_path / 'here').import_csv(source) == 1
+    assert import_csv(ResultStore(tmp_path / 'here'), source) == 1
 
 
 def test_a_missing_csv_is_named(tmp_path):
     with pytest.raises(UserError, match=r'nothing.csv.*No such file'):
-        ResultStore(tmp_path).import_csv(tmp_path / 'nothing.csv')
+        import_csv(ResultStore(tmp_path), tmp_path / 'nothing.csv')
 
 
 def test_missing_store_is_named(tmp_path):

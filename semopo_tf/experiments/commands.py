@@ -414,7 +414,7 @@ def show_results(options: argparse.Namespace, rest: Sequence[str]) -> int:
                         f'{rest[0]!r}; see run.py results --help')
     read = [(path, read_csv(path)) for path in options.sources]
     store = ResultStore(options.out, create=bool(read))
-    for path, count in store.add(read).items():
+    for path, count in store.import_rows(read).items():
         print(f'{count} new rows of {path} in {store.path}')
     if options.attempts:
         for entry in store.attempts():

@@ -56,14 +56,14 @@ def figure3(evidence: Evidence, paper: PaperNumbers) -> Drawing:
     parts = figure.subfigures(len(sets), 1, squeeze=False)
     for part, name in zip(parts.ravel(), sets, strict=True):
         part.suptitle(set_label(name, evidence.task(name)), fontsize=8)
-        notes += _frames(part, evidence, name, streams)
+        notes += _frames(part, evidence, name, streams, alike)
     key(figure, {STREAM_NAMES[stream]: STREAM_COLOURS[stream]
                  for _, stream in streams})
     return Drawing(figure, notes)
 
 
 def _frames(part: SubFigure, evidence: Evidence, name: str,
-            streams: Sequence[tuple[str, str]]) -> list[str]:
+            streams: Sequence[tuple[str, str]], alike: bool) -> list[str]:
     systems = list(dict.fromkeys(system for system, _ in streams))
     rows, shown, text = same_frames(
         evidence, 'figure3', systems, name, 'frames/index', 'frames/image')
@@ -75,7 +75,7 @@ def _frames(part: SubFigure, evidence: Evidence, name: str,
              and (u := evidence.quantity(
                  rows[system], f'frames/{stream}/u')) is not None}
     top = max((float(u.max()) for u in found.values()), default=1.0)
-    if len({evidence.latents(system) for system in systems}) > 1:
+    if not alike:
         found, top = _shares(found, streams), 1.0
     panels = part.subplots(2, len(images), squeeze=False,
                            height_ratios=(1, 0.7))

@@ -178,12 +178,8 @@ class ResultStore:
                 writer.writerow(self._values(row))
         return len(rows)
 
-    def import_csv(self, path: Path) -> int:
-        """`add` for one file; how many rows were new."""
-        return self.add([(path, read_csv(path))])[path]
-
-    def add(self, read: Sequence[tuple[Path, Sequence[Row]]],
-            ) -> dict[Path, int]:
+    def import_rows(self, read: Sequence[tuple[Path, Sequence[Row]]],
+                    ) -> dict[Path, int]:
         """Add the rows of CSVs that `export_csv` wrote, all or none.
 
         So runs of several machines, or published ones, make one table.
