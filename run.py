@@ -223,6 +223,12 @@ def main(arguments: list[str]) -> int:
             raise
         print(f'error: {error}', file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        if options.debug:
+            raise
+        print('stopped; the same command again goes on or starts anew',
+              file=sys.stderr)
+        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

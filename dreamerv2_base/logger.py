@@ -59,12 +59,20 @@ class Logger:
         self._append('episodes.jsonl', row)
 
     def video(self, phase: str, step: int, name: str, frames: np.ndarray,
-              fps: int = 20) -> Path:
-        """Write uint8 frames [T, h, w, 3] as an mp4 that browsers play."""
+              fps: int = 20) -> Path | None:
+        """Write uint8 frames [T, h, w, 3] as an mp4 that browsers play.
+
+        Returns None, after a warning, where films cannot be encoded: no run
+        ends for a picture.
+        """
         folder = self._folder / 'videos'
         folder.mkdir(exist_ok=True)
         path = folder / f'{phase}_{step:07d}_{name}.mp4'
-        write_video(path, frames, fps)
+        try:
+            write_video(path, frames, fps)
+        except UserError as error:
+            print(f'warning: {error}', file=sys.stderr)
+            return None
         return path
 
     def position(self) -> dict[str, int]:
@@ -155,7 +163,8 @@ def write_video(path: Path, frames: np.ndarray, fps: int = 20) -> None:
     """uint8 frames [T, h, w, 3] -> mp4 (H.264, 4:2:0), whole or not at all.
 
     Odd sizes get a black line, because the codec wants even ones; small
-    frames are enlarged, because players blur them.
+    frames are enlarged, because players blur them. Raises UserError where
+    ffmpeg is not there or cannot do that.
     """
     import imageio.v2 as imageio
     frames = np.asarray(frames)
@@ -163,12 +172,21 @@ def write_video(path: Path, frames: np.ndarray, fps: int = 20) -> None:
     frames = frames.repeat(scale, 1).repeat(scale, 2)
     pad = [(0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)]
     partial = path.with_suffix('.partial.mp4')
-    writer = imageio.get_writer(
-        partial, fps=fps, codec='libx264', macro_block_size=1,
-        pixelformat='yuv420p', quality=7)
-    with writer:
-        for frame in np.pad(frames, pad):
-            writer.append_data(frame)
+    try:
+        writer = imageio.get_writer(
+            partial, fps=fps, codec='libx264', macro_block_size=1,
+            pixelformat='yuv420p', quality=7)
+        with writer:
+            for frame in np.pad(frames, pad):
+                writer.append_data(frame)
+    except (OSError, RuntimeError, ValueError) as error:
+        partial.unlink(missing_ok=True)
+        if getattr(error, 'errno', None):  # the disk's, not ffmpeg's
+            raise
+        raise UserError(
+            f'{path}: expected to encode a film, found ffmpeg unable to '
+            f'({str(error).strip().splitlines()[0]}); pip install '
+            'imageio-ffmpeg') from None
     os.replace(partial, path)
 
 

@@ -20,6 +20,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -69,20 +70,17 @@ def map_folder(folder: Path, cache: Path | None, skip_broken: bool,
     arguments and errors are those of `store.open_store`.
     """
     if not folder.is_dir():
-        raise UserError(f'offline_dir: expected a folder of episodes, found '
-                        f'nothing at {folder}; give --offline_dir FOLDER')
+        raise UserError(
+            f'offline_dir: expected a folder of episodes, found '
+            f'{"a file" if folder.exists() else "nothing"} at {folder}; '
+            + (f'make one with run.py data convert {folder} FOLDER --to npz'
+               if folder.exists() else 'give --offline_dir FOLDER'))
     files = sorted(folder.glob('*.npz'))
     given = _given(folder, image_size) if not files else None
     if given is not None:
         return given
     if not files:
-        other = next(iter(sorted(folder.glob('*.hdf5'))), None)
-        raise UserError(
-            f'offline_dir: expected .npz episodes in {folder}, found '
-            f'{other.name if other else "none"}; ' + (
-                f'run.py data convert {folder} FOLDER --to npz makes some'
-                if other else 'run.py collect or data build make some, data '
-                'list names sets'))
+        raise UserError(_no_episodes(folder))
     job = _Job(folder, files, _listing(files, extra_keys), skip_broken,
                image_size, extra_keys)
     places = _places(folder, cache)
@@ -93,6 +91,26 @@ def map_folder(folder: Path, cache: Path | None, skip_broken: bool,
         raise UserError(found.index['skipped'][0][1])
     _check_size(job, found.first, found.image_size)
     return found
+
+
+def _no_episodes(folder: Path) -> str:
+    """What is there instead, and what makes episodes of it."""
+    other = next(chain(
+        sorted(folder.glob('*.hdf5')), sorted(folder.glob('data/*.hdf5'))),
+        None)
+    below = sorted({str(path.parent) for path in folder.glob('*/*.npz')
+                    if path.parent.name[0] != '.'})
+    if other:
+        found = str(other.relative_to(folder))
+        mend = f'run.py data convert {folder} FOLDER --to npz makes some'
+    elif below:
+        found = f'folders with some ({len(below)})'
+        mend = f'give --offline_dir {" ".join(below[:3])}'
+    else:
+        found = 'none'
+        mend = 'run.py collect or data build make some, data list names sets'
+    return (f'offline_dir: expected .npz episodes in {folder}, found {found}; '
+            f'{mend}')
 
 
 def _given(folder: Path, image_size: tuple[int, int] | None,
@@ -381,8 +399,10 @@ def _check_size(job: _Job, path: Path, size: tuple[int, ...]) -> None:
     if job.image_size is not None and tuple(size) != tuple(job.image_size):
         raise UserError(
             f'{path}: image: expected frames of {job.image_size[0]}x'
-            f'{job.image_size[1]}, found {size[0]}x{size[1]}; give '
-            f'--image_size {size[0]}, or convert the data')
+            f'{job.image_size[1]}, found {size[0]}x{size[1]}; give run.py '
+            f'data convert FOLDER NEW --to npz --size {job.image_size[0]} (or, '
+            'to a method that takes other frames than 64x64, --image_size '
+            f'{size[0]} --render_size {size[0]} {size[0]})')
 
 
 def _sha256(path: Path) -> str:

@@ -8,21 +8,49 @@ from typing import Any
 
 from dreamerv2_base.config import Config, parse_flags, repeated_flags
 from dreamerv2_base.errors import UserError
-from semopo_tf import registry, settings
+from semopo_tf import inert, registry, settings
 
+NO_ROOM = ('memory: expected room for an update, found the device full; give '
+           '--slice_frames 400, or smaller batches '
+           '(--offline_model_dataset.batch, --drq.batch_size); what was saved '
+           'stays')
 INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 
 
 def train(arguments: list[str]) -> int:
     """Train a method, or go on with the run in its folder."""
     config, names = settings.resolve(arguments)
-    notes = settings.warnings(config, parse_flags(arguments))
+    settings.check_frames(config)
+    notes = inert.warnings(config, parse_flags(arguments))
     notes += repeated_flags(arguments)
+    check_task(config)
     notes += data_notes(config)
     for note in notes:
         print(f'warning: {note}', file=sys.stderr)
     return train_run(config, names, notes,
                      f'python run.py train {" ".join(arguments)}')
+
+
+def check_task(config: Config) -> None:
+    """Raises UserError where the data are of another task than the run's.
+
+    By what `data build` wrote beside them, or the names of the folders.
+    """
+    from datasets import manifest
+    from datasets import registry as sets
+    if registry.method_name(config) in registry.ONLINE:
+        return
+    for folder in map(Path, config.offline_dir):
+        recipe = (manifest.load(folder) or {}).get('recipe') or {}
+        known = sets.guess(folder)
+        task = recipe.get('set', {}).get('task') or (known and known.task)
+        if task and not f'_{config.task}'.endswith(f'_{task}'):
+            kind = config.task.split('_')[0]
+            whole = task if task == 'car_racing' else f'{kind}_{task}'
+            raise UserError(
+                f'task: expected {task}, of which {folder} is, found '
+                f'{config.task}; give --task {whole}, or presets of data '
+                'last (a folder that only has such a name: rename it)')
 
 
 def data_notes(config: Config) -> list[str]:
@@ -58,6 +86,7 @@ def train_run(config: Config, names: list[str], notes: list[str],
     `again`: the command that goes on, for the user.
     """
     store = open_data(config)
+    from dreamerv2_base.tf import tf
     from semopo_tf import offline, report, run_folder
     from semopo_tf.evaluation import Evaluator
     devices = prepare(config)
@@ -79,6 +108,8 @@ def train_run(config: Config, names: list[str], notes: list[str],
             except offline.NotFinite as error:
                 print(f'error: {error}', file=sys.stderr)
                 return 3
+            except tf.errors.ResourceExhaustedError:
+                raise UserError(NO_ROOM) from None
             page = report.write_report(run.path)
     print_next(run.path, page)
     return 0
@@ -95,19 +126,22 @@ def evaluate(folder: Path, episodes: int | None, arguments: list[str],
     import numpy as np
 
     from dreamerv2_base.checkpoint import Checkpoints
-    from dreamerv2_base.logger import read_record
+    from dreamerv2_base.logger import read_record, write_video
     flags = parse_flags(arguments)
     if 'eval_eps' in flags or 'final_eval_eps' in flags:
         raise UserError('evaluate: expected the number of episodes as '
                         '--episodes N, found --eval_eps or --final_eval_eps')
     config = settings.check(
         run_config(folder).update(flags, 'command line'))
+    settings.check_frames(config)
     if episodes is not None and episodes < 1:
         raise UserError('--episodes: expected at least 1, found '
                         f'{episodes}; give --episodes 10')
-    if video is not None and not video.absolute().parent.is_dir():
-        raise UserError(f'--video: expected a file in a folder that is '
-                        f'there, found {video}; make the folder first')
+    if video is not None and (
+            video.suffix != '.mp4' or not video.absolute().parent.is_dir()):
+        raise UserError(f'--video: expected FILE.mp4 in a folder that is '
+                        f'there, found {video}; make the folder first, or '
+                        f'give --video {video.with_suffix(".mp4")}')
     data = read_record(folder / 'data.json')
     prepare(config)
     from dreamerv2_base.noise import fold
@@ -129,9 +163,11 @@ def evaluate(folder: Path, episodes: int | None, arguments: list[str],
         'std': float(np.std(returns)), 'returns': returns,
         'lengths': [row['length'] for row in found.episodes]}, indent=1))
     if video is not None and found.frames is not None:
-        import imageio.v3 as imageio
-        imageio.imwrite(video, found.frames, fps=20, macro_block_size=1)
+        write_video(video, found.frames)
         print(f'film: {video}', file=sys.stderr)
+    elif video is not None:
+        print(f'note: no film, because {config.task} is seen as states, not '
+              'as frames', file=sys.stderr)
     return 0
 
 

@@ -20,9 +20,6 @@ TESTED = {'tensorflow': '2.19.1', 'tensorflow-probability': '0.25.0',
           'mujoco': '3.17.0', 'gym': '0.26.2', 'ruamel-yaml': '0.19.1',
           'imageio': '2.38.1'}
 
-# Methods with one phase, on stacked frames.
-PIXEL_METHODS = ('drq_bc', 'drq_cql', 'bc', 'infogating')
-
 
 @dataclass
 class Findings:
@@ -41,17 +38,23 @@ def run(arguments: list[str]) -> int:
     Returns 0 when the configuration can run here, 1 when not.
     """
     config, _ = settings.resolve(arguments)
+    settings.check_frames(config)
     found = Findings()
     check_versions(found)
     devices = check_devices(config, found)
     check_renderer(config, found)
-    if registry.method_name(config) in registry.ONLINE:
+    method = registry.method_name(config)
+    if method in registry.ONLINE:
         config = with_updates(config)
-    if registry.method_name(config) in PIXEL_METHODS:
+    if method in registry.PIXEL_METHODS:
         check_pixel_method(config, devices, found)
-    else:
+    elif method in registry.DREAMERS:
         weights = check_speed(config, devices, found)
         check_memory(config, weights, devices, found)
+    else:
+        found.remarks.append(f'{method}: time and memory of its updates are '
+                             'not measured here; the first lines of a run say '
+                             'how fast it is')
     check_disk(config, found)
     return verdict(found)
 
@@ -103,13 +106,13 @@ def check_devices(config, found: Findings) -> list[str]:
 
 
 def check_renderer(config, found: Findings) -> None:
-    """OpenGL for MuJoCo, with a rendered frame of the configured task."""
+    """OpenGL for MuJoCo, with the first rows of the configured task."""
     from dreamerv2_base.envs.opengl import choose_renderer
     from semopo_tf.environments import env_spec_from, make_env
     try:
         name = choose_renderer()
         env = make_env(env_spec_from(config))
-        frame = env.reset(seed=0)['image']
+        seen = env.reset(seed=0)
         started = time.perf_counter()
         action = [0.0] * env.action_size
         for _ in range(20):
@@ -119,9 +122,11 @@ def check_renderer(config, found: Findings) -> None:
     except UserError as error:
         found.problems.append(str(error))
         return
-    found.say(f'renderer: {name}; {config.task}: frame {frame.shape}, mean '
-              f'{frame.mean():.0f}, {rate:.0f} environment steps per second '
-              'in one process')
+    frame = seen.get('image')
+    shown = ('states alone' if frame is None
+             else f'frame {frame.shape}, mean {frame.mean():.0f}')
+    found.say(f'renderer: {name}; {config.task}: {shown}, {rate:.0f} '
+              'environment steps per second in one process')
 
 
 def check_speed(config, devices: list[str], found: Findings) -> int:

@@ -23,6 +23,10 @@ METHODS: dict[str, tuple[str, str]] = {
 
 # Methods that collect their own data (`semopo_tf.online`).
 ONLINE = ('dreamerv2', 'tia')
+# DreamerV2 and what extends it; with a world model of frames; neither.
+DREAMERS = ('semopo', 'offline_dv2', *ONLINE)
+WORLD_MODELS = (*DREAMERS, 'lompo')
+PIXEL_METHODS = ('drq_bc', 'drq_cql', 'bc', 'infogating')
 
 
 def method_name(config) -> str:

@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 
 from dreamerv2_base.checkpoint import Checkpoints
-from dreamerv2_base.config import load_config
+from dreamerv2_base.config import Config, load_config
 from dreamerv2_base.episodes import write_episode
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import read_rows
 from semopo_tf import (
     commands,
     export,
+    inert,
     offline,
     registry,
     report_plots,
@@ -60,6 +61,28 @@ each_method = pytest.mark.parametrize('name', METHODS)
 
 class Stopped(Exception):
     """What ends a run in the middle of the policy phase."""
+
+
+class Watched(Config):
+    """A configuration that knows which of its keys were asked for."""
+
+    def __init__(self, tree, read: set[str], prefix: str = ''):
+        super().__init__({})
+        self._read, self._prefix = read, prefix
+        self._tree = {
+            key: Watched(value, read, f'{prefix}{key}.')
+            if isinstance(value, Config) else value
+            for key, value in tree.items()}
+
+    def __getattr__(self, key: str) -> Any:
+        # Not __getitem__: TensorFlow looks at all that a module holds.
+        value = super().__getattr__(key)
+        self._read.add(self._prefix + key)
+        return value
+
+    @property
+    def read(self) -> set[str]:
+        return self._read
 
 
 @dataclasses.dataclass
@@ -137,8 +160,8 @@ def runs(data, evaluators, tmp_path_factory):
     def run(name: str) -> Run:
         if name not in found:
             folder = tmp_path_factory.mktemp('runs') / name
-            found[name] = train(
-                configured(name, data, folder), evaluators(name))
+            config = Watched(configured(name, data, folder), set())
+            found[name] = train(config, evaluators(name))
         return found[name]
     return run
 
@@ -298,6 +321,17 @@ def test_another_seed_starts_elsewhere(name, runs, data, tmp_path):
     found = other.state()
     assert any(not np.array_equal(first[key], found[key])
                for key in first if key in found)
+
+
+@each_method
+def test_no_key_that_is_said_to_be_unread_is_read(name, runs):
+    config = runs(name).config
+    unread = inert.unread(config)
+    assert {'seed', 'steps', 'task'} <= config.read
+    assert 'behaviour.max_rounds' in unread
+    for key in config.read:
+        leaves = [leaf for leaf in config.flat() if inert.below(leaf, [key])]
+        assert not set(leaves) <= set(unread), key
 
 
 @each_method

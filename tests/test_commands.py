@@ -49,6 +49,13 @@ def test_wrong_type(data, tmp_path):
                       'steps', 'int', 'many')
 
 
+def test_data_of_another_task(tmp_path):
+    data = make_folder(tmp_path / 'cheetah_run' / 'random')
+    done = train(data, tmp_path, '--task', 'dmcdrv_walker_walk')
+    assert_user_error(done, 'expected cheetah_run', 'dmcdrv_cheetah_run')
+    assert not (tmp_path / 'run').exists()
+
+
 def test_missing_folder(tmp_path):
     assert_user_error(train(tmp_path / 'nowhere', tmp_path), 'nowhere')
 
@@ -202,6 +209,8 @@ AGENT = ROOT / 'docs' / 'results' / 'mini' / 'agent'
     (('evaluate', AGENT, '--episodes', '0'), 'at least 1, found 0'),
     (('evaluate', AGENT, '--eval_eps', '3'), '--episodes'),
     (('evaluate', AGENT, '--video', '/no/where/x.mp4'), '/no/where'),
+    (('evaluate', AGENT, '--video', 'x.mpeg'), '--video x.mp4'),
+    (('evaluate', AGENT, '--render_size', '84', '84'), 'found 84'),
     (('collect', '--collect_episodes', '0'), 'collect_episodes'),
     (('data', 'build', 'walker_walk_random', '--workers', '0'), '--workers'),
     (('train', '--offline_penalty_type', 'md'), "found 'md'"),

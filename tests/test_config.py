@@ -6,7 +6,7 @@ import pytest
 
 from dreamerv2_base.config import Config, Presets, load_config, parse_flags
 from dreamerv2_base.errors import UserError
-from semopo_tf import penalties, settings
+from semopo_tf import inert, penalties, settings
 
 RELEASED_COMMAND = (
     '--configs dmc_vision --task dmcdrv_cheetah_run --offline_dir data/a '
@@ -100,13 +100,13 @@ def test_the_released_command_runs_unchanged():
 
 def test_flags_without_effect_are_named():
     config, _ = settings.resolve(RELEASED_COMMAND)
-    notes = settings.warnings(config, parse_flags(RELEASED_COMMAND))
+    notes = inert.warnings(config, parse_flags(RELEASED_COMMAND))
     assert any('offline_lmbd_cons 10' in n and 'offline_lmbd = 5' in n
                for n in notes)
     assert any('offline_datset_type' in n for n in notes)
     # … and only those that were given.
     assert not any('disen_reward_lr' in n for n in notes)
-    assert not settings.warnings(config, {})
+    assert not inert.warnings(config, {})
 
 
 def test_released_preset_is_what_the_command_computes():
@@ -130,11 +130,11 @@ def test_hopper_has_its_own_weights():
                                     'hopper_hop_random'])
     assert released.disen_scales.disen_only == 2.0
     drp, _ = settings.resolve(['--configs', 'se_rs_drp', 'hopper_hop_medium'])
-    assert 'se_rs_drp_hopper' in settings.warnings(drp)[0]
+    assert 'se_rs_drp_hopper' in inert.warnings(drp)[0]
     own, _ = settings.resolve(['--configs', 'se_rs_drp_hopper',
                                'hopper_hop_medium'])
     assert own.disen_scales.reward == 30000
-    assert settings.warnings(own) == []
+    assert inert.warnings(own) == []
 
 
 def test_paper_values():
@@ -186,7 +186,7 @@ def test_penalty_weight_of_methods_with_their_own_penalty_has_effect():
                            ('dreamerv2', True)):
         config, _ = settings.resolve(
             ['--configs', preset, '--offline_lmbd', '3'])
-        notes = settings.warnings(config, flags)
+        notes = inert.warnings(config, flags)
         assert any('offline_lmbd has no effect' in note
                    for note in notes) == warned
 
@@ -202,3 +202,49 @@ def test_runs_of_before_a_key_have_its_default(tmp_path):
     path.write_text(path.read_text() + 'no_such_key: 1\n')
     with pytest.raises(UserError, match=r'config\.yaml.*no_such_key|no_such_'):
         settings.saved(path)
+
+
+@pytest.mark.parametrize(('flags', 'named'), [
+    ('--configs bc --imag_horizon 15 --drq.alpha 3', {'imag_horizon'}),
+    ('--configs lompo --sampling paper --mopo.horizon 3 --rssm.hidden 8',
+     {'sampling', 'mopo.horizon'}),
+    ('--configs mopo --rssm.hidden 8 --sac.units 8', {'rssm.hidden'}),
+    ('--configs released --lompo.alpha 1 --replay.incremental False',
+     {'lompo.alpha', 'replay.incremental'}),
+    ('--configs paper --sampling_start 20 --sampling_epoch_updates 2',
+     {'sampling_start'}),
+    ('--configs drq_bc --model_starts 3 --prefill 3',
+     {'model_starts', 'prefill'})])
+def test_flags_of_other_methods_are_named_once(flags, named):
+    words = flags.split()
+    config, _ = settings.resolve(words)
+    notes = inert.warnings(config, parse_flags(words))
+    assert sorted(note.split()[0] for note in notes) == sorted(named)
+
+
+@pytest.mark.parametrize(('flags', 'found'), [
+    ('--seed -1', 'seed: expected at least 0, found -1'),
+    ('--offline_model_dataset.length 1', 'expected at least 2, found 1'),
+    ('--discount 2', 'expected 0 to 1, found 2'),
+    ('--model_opt.opt adamw', "found 'adamw'"),
+    ('--method semopo', 'expected two streams')])
+def test_values_that_make_no_sense(flags, found):
+    with pytest.raises(UserError, match=found):
+        settings.resolve(flags.split())
+
+
+def test_frames_are_of_the_size_that_a_world_model_draws():
+    for flags in ('--image_size 84', '--render_size 84 84'):
+        config, _ = settings.resolve(['--configs', 'released', *flags.split()])
+        with pytest.raises(UserError, match=r'expected 64, .* found 84'):
+            settings.check_frames(config)
+        pixels, _ = settings.resolve(['--configs', 'bc', *flags.split()])
+        settings.check_frames(pixels)
+
+
+def test_the_home_directory_is_meant(monkeypatch):
+    monkeypatch.setenv('HOME', '/home/me')
+    config, _ = settings.resolve(
+        ['--offline_dir', '~/a', 'b', '--logdir', '~/run'])
+    assert config.offline_dir == ['/home/me/a', 'b']
+    assert config.logdir == '/home/me/run'

@@ -16,6 +16,7 @@ import pytest
 from dreamerv2_base.episodes import read_episode, write_episode
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.store import open_store
+from tests.helpers import make_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -324,6 +325,11 @@ def test_folders_without_a_readable_file(tmp_path):
     with pytest.raises(UserError, match='found none'):
         open_store([tmp_path])
     (tmp_path / 'x.npz').write_bytes(b'')
+    with pytest.raises(UserError, match=r'found a file .*--to npz'):
+        open_store([tmp_path / 'x.npz'])
+    make_folder(tmp_path / 'above' / 'random', count=1)
+    with pytest.raises(UserError, match=r'offline_dir .*/above/random$'):
+        open_store([tmp_path / 'above'])
     with pytest.raises(UserError, match='found 1 broken'):
         open_store([tmp_path], skip_broken=True)
     assert not (tmp_path / '.mapped').exists()
@@ -405,6 +411,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from dreamerv2_base.store import open_store
+from tests.helpers import make_folder
 def resident():
     text = Path('/proc/self/smaps_rollup').read_text()
     return int(text.split('Rss:')[1].split()[0]) / 1024

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 
+from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import Logger, Progress, read_rows, write_video
 
 
@@ -80,6 +82,17 @@ def test_tensorboard_is_rebuilt_from_the_rows(tmp_path):
     found = [(e.step, float(make_ndarray(e.tensor_proto)))
              for e in events.Tensors('model/loss')]
     assert found == [(1, 1.0), (2, 7.0)]
+
+
+def test_no_run_ends_for_a_film(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('IMAGEIO_FFMPEG_EXE', '/bin/false')
+    frames = np.zeros((3, 64, 64, 3), np.uint8)
+    with pytest.raises(UserError, match='imageio-ffmpeg'):
+        write_video(tmp_path / 'x.mp4', frames)
+    logger = Logger(tmp_path, tensorboard=False)
+    assert logger.video('agent', 1, 'policy', frames) is None
+    assert 'warning: ' in capsys.readouterr().err
+    assert not list(tmp_path.rglob('*.mp4'))
 
 
 def test_films_can_be_played_and_are_the_right_way_up(tmp_path):

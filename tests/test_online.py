@@ -16,7 +16,7 @@ from dreamerv2_base.envs.live import LiveRollout
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.online import Collector, EpisodeBuffer, Plan
 from dreamerv2_base.replay import ChunkSampler
-from semopo_tf import doctor, registry, settings
+from semopo_tf import doctor, inert, registry, settings
 from tests.helpers import ROOT
 from tests.test_rollout import Toy
 
@@ -356,7 +356,7 @@ def test_flags_of_the_other_kind_of_training_are_named():
     for name, named in (('tia', 'agent_train_steps has no effect online'),
                         ('semopo', 'prefill has no effect offline')):
         preset = 'released' if name == 'semopo' else name
-        notes = settings.warnings(config_of(preset), given)
+        notes = inert.warnings(config_of(preset), given)
         assert [note for note in notes if 'effect o' in note] == [named]
 
 
