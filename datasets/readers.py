@@ -87,12 +87,6 @@ def read_file(path: Path) -> Iterator[tuple[str, Arrays]]:
         yield from hdf5.episodes([hdf5.inspect(path)])
 
 
-def read_set(path: Path) -> Iterator[tuple[str, Arrays]]:
-    """(name, arrays) of the episodes of a set of npz or hdf5 files."""
-    for file in episode_files(path):
-        yield from read_file(file)
-
-
 def digest(arrays: Arrays) -> str:
     """sha256 over names, types, shapes and bytes of arrays."""
     found = hashlib.sha256()

@@ -64,8 +64,8 @@ class Checkpoints:
              state: Mapping[str, Any], pin: bool = False) -> Path:
         """Write a checkpoint and remove old ones.
 
-        `position` counts all updates of the run; `state` is anything JSON
-        holds. Raises UserError when the disk is full (older checkpoints
+        `position` grows with everything that is saved; `state` is anything
+        JSON holds. Raises UserError when the disk is full (older checkpoints
         stay).
         """
         target = self.folder / f'{position:09d}'

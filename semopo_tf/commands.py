@@ -125,8 +125,8 @@ def evaluate(folder: Path, episodes: int | None, arguments: list[str],
 
     import numpy as np
 
-    from dreamerv2_base.checkpoint import Checkpoints
     from dreamerv2_base.logger import read_record, write_video
+    from semopo_tf import export
     flags = parse_flags(arguments)
     if 'eval_eps' in flags or 'final_eval_eps' in flags:
         raise UserError('evaluate: expected the number of episodes as '
@@ -143,14 +143,9 @@ def evaluate(folder: Path, episodes: int | None, arguments: list[str],
                         f'there, found {video}; make the folder first, or '
                         f'give --video {video.with_suffix(".mp4")}')
     data = read_record(folder / 'data.json')
-    prepare(config)
+    method, state = export.load_policy(folder, config)
     from dreamerv2_base.noise import fold
-    from semopo_tf import export
     from semopo_tf.evaluation import Evaluator
-    arrays, state = Checkpoints(folder / 'ckpt').load()
-    method = registry.method_class(config)(
-        config, None, action_size=data['action_size'])
-    export.load(method, arrays, state)
     count = config.final_eval_eps if episodes is None else episodes
     with Evaluator(config) as evaluator:
         evaluator.check(data['action_size'])

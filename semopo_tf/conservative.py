@@ -81,19 +81,6 @@ class Schedule:
                 'never_drawn': self.loaded - reachable}
 
 
-def load_order(count: int, shuffle_seed: int | None = None) -> np.ndarray:
-    """Episode numbers [n] as they are loaded: by name, which is by time.
-
-    With a seed they are shuffled once, as the released loader does with seed
-    0 unless temporal order is asked for (spec of the baselines 1.1, item 5).
-    The permutation is ours, not the published one, which is not recorded.
-    """
-    order = np.arange(count)
-    if shuffle_seed is not None:
-        order = np.random.default_rng(shuffle_seed).permutation(order)
-    return order
-
-
 def collapse_equal_returns(order: np.ndarray,
                            returns: np.ndarray) -> np.ndarray:
     """Of episodes with exactly equal returns the last in `order` stays.
@@ -117,20 +104,20 @@ def order_episodes(order: np.ndarray, returns: np.ndarray, by_return: bool,
     return order[::-1].copy() if reverse else order
 
 
-def schedule_from(config, scheme: str, store,
-                  shuffle_seed: int | None = None) -> Schedule:
+def schedule_from(config, scheme: str, store) -> Schedule:
     """The schedule of a configuration over the episodes of a store.
 
     Args:
       config: `replay.sort_rewards`, `replay.reverse` and the `sampling_` keys.
       scheme: paper, released or random.
-      store: has `returns` [n], in the order of the names.
-      shuffle_seed: of `load_order`.
+      store: has `returns` [n], in the order of the names, which is by time:
+        the order of loading. The released loader shuffles once unless
+        temporal order is asked for; its permutation is not recorded.
 
     Raises UserError for an unknown scheme and for settings below 1.
     """
     count = len(store.returns)
-    order = load_order(count, shuffle_seed)
+    order = np.arange(count)
     if scheme == 'random':
         return Schedule('random', order, lambda step: count, count)
     by_return, reverse = config.replay.sort_rewards, config.replay.reverse

@@ -73,6 +73,33 @@ def _portable(text: str) -> str:
     return text.replace(f'{Path.cwd()}/', '')
 
 
+def load_policy(folder: Path | str, config: Any = None,
+                ) -> tuple[Any, dict[str, Any]]:
+    """The method of a run folder with its newest weights, ready to act.
+
+    Args:
+      folder: of a run or an exported policy.
+      config: in place of the folder's own.
+
+    Returns the method, whose `policy(observation, state, key)` gives
+    (actions [n, A] in [-1, 1], state of the next call), and what the
+    checkpoint knows of itself. `observation` holds `image` uint8
+    [n, h, w, 3], `reward` float32 [n] and `is_first`, `is_last`,
+    `is_terminal` bool [n]; `state` is None at first; `key` is any number, a
+    new one for every episode. Raises UserError for a folder without them.
+    """
+    from semopo_tf import commands, registry
+    folder = Path(folder)
+    config = commands.run_config(folder) if config is None else config
+    data = read_record(folder / 'data.json')
+    commands.prepare(config)
+    arrays, state = Checkpoints(folder / 'ckpt').load()
+    method = registry.method_class(config)(
+        config, None, action_size=data['action_size'])
+    load(method, arrays, state)
+    return method, state
+
+
 def load(method: Any, arrays: Mapping[str, np.ndarray],
          state: Mapping[str, Any]) -> None:
     """Weights of a checkpoint, whole or exported, into a method that acts."""

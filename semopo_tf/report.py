@@ -133,10 +133,6 @@ def _summary(run: _Run) -> str:
         rows.append((f'data of phase {path.stem[9:]}', ', '.join(
             f'{key.replace("_", " ")} {value}'
             for key, value in counts.items())))
-    paper = run.read('paper.json', None)
-    if paper:
-        rows.append((f'paper: {paper["label"]}',
-                     f'{paper["mean"]} ± {paper["std"]}'))
     return '<h2>Result</h2>' + _table(rows)
 
 

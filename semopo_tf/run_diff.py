@@ -6,10 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from dreamerv2_base.config import Config
-from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import read_record, read_rows
-from semopo_tf import settings
+from semopo_tf import commands
 
 
 def compare(left: Path, right: Path) -> list[str]:
@@ -18,7 +16,7 @@ def compare(left: Path, right: Path) -> list[str]:
     An empty list means that the records are equal. Raises UserError for a
     folder without a run.
     """
-    a, b = _config(left), _config(right)
+    a, b = commands.run_config(left), commands.run_config(right)
     lines = [f'config: {key}: {x!r} against {y!r}'
              for key, (x, y) in a.difference(b).items() if key != 'logdir']
     lines += _data(left, right)
@@ -27,14 +25,6 @@ def compare(left: Path, right: Path) -> list[str]:
     lines += _first('returns', read_rows(left / 'episodes.jsonl'),
                     read_rows(right / 'episodes.jsonl'))
     return lines
-
-
-def _config(folder: Path) -> Config:
-    path = folder / 'config.yaml'
-    if not path.exists():
-        raise UserError(f'{folder}: expected a run folder with config.yaml, '
-                        'found none; give the --logdir of a run')
-    return settings.saved(path)
 
 
 def _data(left: Path, right: Path) -> list[str]:

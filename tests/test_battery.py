@@ -327,7 +327,7 @@ def test_another_seed_starts_elsewhere(name, runs, data, tmp_path):
 def test_no_key_that_is_said_to_be_unread_is_read(name, runs):
     config = runs(name).config
     unread = inert.unread(config)
-    assert {'seed', 'steps', 'task'} <= config.read
+    assert {'seed', 'steps'} <= config.read
     assert 'behaviour.max_rounds' in unread
     for key in config.read:
         leaves = [leaf for leaf in config.flat() if inert.below(leaf, [key])]

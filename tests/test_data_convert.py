@@ -23,7 +23,8 @@ LAYOUTS = ('hdf5', 'minari', 'mapped')
 
 
 def contents(folder: Path) -> dict:
-    return dict(readers.read_set(folder))
+    return dict(episode for file in readers.episode_files(folder)
+                for episode in readers.read_file(file))
 
 
 def assert_equal_sets(one: Path, other: Path) -> None:

@@ -14,7 +14,6 @@ from datasets.registry import LQV_EPISODES, LQV_TASKS, VD4RL_LEVELS
 from dreamerv2_base.errors import UserError
 
 LEVELS = tuple(LQV_EPISODES)
-DMC_TASKS = LQV_TASKS[:4]                    # car racing is Gym's
 FIGURE_TASKS = LQV_TASKS[:3]                 # the 9 sets of figures 4 and 10
 VD4RL_FIGURE_TASKS = ('walker_walk', 'cheetah_run')
 COLOUR = 'colour'                            # the variant of Table 2

@@ -29,10 +29,10 @@ from semopo_tf.experiments.results import Row
 ACTIONS = 6
 TIME_LIMIT = 1000          # control steps of an episode, unless told otherwise
 # docs/performance.md: a released model update of 4x50 frames, two cores.
-CPU_SPEED = 285e9 / 2.16
+CPU_SPEED = 285e9 / 1.85
 # Small convolutions run at a third of it: docs/results/mini.md, two at a time.
 SMALL_SHARE = 1 / 3
-# Seconds per update at batch 256 and published sizes, two cores (issue 6).
+# Seconds per update at batch 256 and published sizes, two cores.
 DRQ_SECONDS = {'BC': 1.2, 'DrQ+BC': 1.7, 'DrQ+CQL': 3.6, 'InfoGating': 25.0}
 DRQ_WORK = 256 * 1024      # batch × hidden units of those
 START = 40.0               # seconds: imports, tracing, report

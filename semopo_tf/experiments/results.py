@@ -36,7 +36,8 @@ class Row:
       seed, scale: of the run; the scale is demo, mini, paper or released.
       variant: '' or 'colour', evaluated with a colour background (Table 2).
       commit, dirty: of the checkout; None outside git.
-      config_hash: SHA-256 of the resolved configuration without `logdir`.
+      config_hash: SHA-256 of the resolved configuration without what may
+        change when a run goes on (`run_folder.FREE_KEYS`) and `offline_dir`.
       data_digest: of the episodes, as in the run's data.json.
       versions: packages, Python, devices.
       device: the first one, or CPU.

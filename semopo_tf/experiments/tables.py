@@ -21,7 +21,6 @@ from semopo_tf.experiments.paper_numbers import (
     Number,
     PaperNumbers,
 )
-from semopo_tf.experiments.results import Row
 from semopo_tf.experiments.table_formats import (
     NONE,
     Block,
@@ -383,10 +382,3 @@ def _label(name: str, variant: str, several: bool) -> str:
     if not several:
         return name
     return f'{name}, {variant or "grayscale"}'
-
-
-def rows_behind(table: Table, rows: Sequence[Row]) -> list[Row]:
-    """The rows that a table's numbers rest on."""
-    used = {run for block in table.blocks for line in block.lines
-            for value in line for run in value.runs}
-    return [row for row in rows if row.run in used]
