@@ -19,63 +19,17 @@ INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 
 def train(arguments: list[str]) -> int:
     """Train a method, or go on with the run in its folder."""
+    from semopo_tf import data_match
     config, names = settings.resolve(arguments)
     settings.check_frames(config)
     notes = inert.warnings(config, parse_flags(arguments))
     notes += repeated_flags(arguments)
-    check_task(config)
-    notes += data_notes(config)
+    data_match.check_task(config)
+    notes += data_match.recipe_notes(config)
     for note in notes:
         print(f'warning: {note}', file=sys.stderr)
     return train_run(config, names, notes,
                      f'python run.py train {" ".join(arguments)}')
-
-
-def check_task(config: Config) -> None:
-    """Raises UserError where the data are of another task than the run's.
-
-    By what `data build` wrote beside them, or the names of the folders.
-    """
-    from datasets import manifest
-    from datasets import registry as sets
-    if registry.method_name(config) in registry.ONLINE:
-        return
-    for folder in map(Path, config.offline_dir):
-        recipe = (manifest.load(folder) or {}).get('recipe') or {}
-        known = sets.guess(folder)
-        task = recipe.get('set', {}).get('task') or (known and known.task)
-        if task and not f'_{config.task}'.endswith(f'_{task}'):
-            kind = config.task.split('_')[0]
-            whole = task if task == 'car_racing' else f'{kind}_{task}'
-            raise UserError(
-                f'task: expected {task}, of which {folder} is, found '
-                f'{config.task}; give --task {whole}, or presets of data '
-                'last (a folder that only has such a name: rename it)')
-
-
-def data_notes(config: Config) -> list[str]:
-    """Where the data were rendered otherwise than the run is evaluated.
-
-    Told of sets that `data build` made; others do not say, but are taken to
-    be before real videos if the task is.
-    """
-    from datasets import manifest, rendering
-    from semopo_tf.environments import env_spec_from
-    if registry.method_name(config) in registry.ONLINE:
-        return []
-    notes: list[str] = []
-    for folder in config.offline_dir:
-        recipe = (manifest.load(Path(folder)) or {}).get('recipe') or {}
-        if 'frames' in recipe:
-            notes += rendering.differences(
-                recipe['frames'], env_spec_from(config))
-        elif not recipe and config.video_dir == 'procedural' and (
-                config.task.startswith('dmcdrv_')):
-            notes.append(
-                f'{config.task} is evaluated before drawn backgrounds; for '
-                "returns like the paper's give --video_dir FOLDER with "
-                'driving videos')
-    return list(dict.fromkeys(notes))
 
 
 def train_run(config: Config, names: list[str], notes: list[str],
@@ -85,7 +39,11 @@ def train_run(config: Config, names: list[str], notes: list[str],
     `names`: of the presets; `notes`: warnings; both for the records.
     `again`: the command that goes on, for the user.
     """
+    from semopo_tf import data_match
     store = open_data(config)
+    seen = data_match.scene_notes(config, store)
+    for note in seen:
+        print(f'warning: {note}', file=sys.stderr)
     from dreamerv2_base.tf import tf
     from semopo_tf import offline, report, run_folder
     from semopo_tf.evaluation import Evaluator
@@ -95,7 +53,8 @@ def train_run(config: Config, names: list[str], notes: list[str],
         if registry.method_name(config) not in registry.ONLINE:
             evaluator.check(store.action_size)
         with run_folder.RunFolder(config) as run:
-            record_start(run, config, store, names, notes, devices)
+            record_start(
+                run, config, store, names, [*notes, *seen], devices)
             method = registry.method_class(config)(config, store)
             print_sizes(method)
             loop = offline.Loop(config, method, store, run, evaluator)

@@ -11,7 +11,7 @@ import pytest
 from datasets import behaviour, build, recipes, rendering, state_episodes
 from datasets.selection import select
 from dreamerv2_base.errors import UserError
-from semopo_tf import commands, settings
+from semopo_tf import data_match, settings
 from semopo_tf.environments import EnvSpec
 
 INF = float('inf')
@@ -235,7 +235,7 @@ def test_a_sets_own_preset_says_what_its_frames_look_like():
 
 def test_training_tells_where_evaluation_shows_something_else(tmp_path):
     def notes(*flags):
-        return commands.data_notes(settings.resolve([
+        return data_match.recipe_notes(settings.resolve([
             '--configs', 'released', '--offline_dir', str(tmp_path),
             '--task', 'dmcdrv_cartpole_swingup', *flags])[0])
 

@@ -1,0 +1,116 @@
+"""Whether the data of a run show what it is evaluated in.
+
+By what `data build` wrote beside them, by the names of their folders, and by
+the frames themselves. Never imports TensorFlow.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datasets import manifest, rendering, scene
+from datasets import registry as sets
+from dreamerv2_base.config import Config
+from dreamerv2_base.errors import UserError
+from semopo_tf import registry
+from semopo_tf.environments import env_spec_from, is_car_racing
+
+LOOKED_AT = 3  # episodes whose frames are looked at
+
+
+def check_task(config: Config) -> None:
+    """Raises UserError where the data are of another task than the run's."""
+    if registry.method_name(config) in registry.ONLINE:
+        return
+    mine = task_of(config)
+    for folder in map(Path, config.offline_dir):
+        known = sets.guess(folder)
+        task = _recipe(folder).get('set', {}).get('task') or (
+            known.task if known else mine)
+        if task != mine:
+            kind = config.task.split('_')[0]
+            whole = task if is_car_racing(task) else f'{kind}_{task}'
+            raise UserError(
+                f'task: expected {task}, of which {folder} is, found '
+                f'{config.task}; give --task {whole}, or presets of data '
+                'last (a folder that only has such a name: rename it)')
+
+
+def task_of(config: Config) -> str:
+    """The task without what is behind it: 'walker_walk', 'car_racing'."""
+    if is_car_racing(config.task):
+        return 'car_racing'
+    return config.task.split('_', 1)[-1]
+
+
+def recipe_notes(config: Config) -> list[str]:
+    """Where sets that `data build` made were rendered otherwise.
+
+    Others do not say how, but are taken to be before real videos if the task
+    is.
+    """
+    if registry.method_name(config) in registry.ONLINE:
+        return []
+    notes: list[str] = []
+    for folder in map(Path, config.offline_dir):
+        recipe = _recipe(folder)
+        if 'frames' in recipe:
+            notes += rendering.differences(
+                recipe['frames'], env_spec_from(config))
+        elif not recipe and config.video_dir == 'procedural' and (
+                config.task.startswith('dmcdrv_')):
+            notes.append(
+                f'{config.task} is evaluated before drawn backgrounds; for '
+                "returns like the paper's give --video_dir FOLDER with "
+                'driving videos')
+    return list(dict.fromkeys(notes))
+
+
+def scene_notes(config: Config, store: Any) -> list[str]:
+    """Where frames show another scene or background than the evaluation's.
+
+    `store`: the run's episodes, of which a few are looked at; sets with a
+    recipe and data without frames are not.
+    """
+    if registry.method_name(config) in registry.ONLINE or (
+            'image' not in getattr(store, 'keys', ())) or any(
+            _recipe(Path(folder)) for folder in config.offline_dir):
+        return []
+    numbers = np.unique(np.linspace(0, len(store) - 1, LOOKED_AT).astype(int))
+    looks = [scene.look(store.episode(int(number))['image'])
+             for number in numbers]
+    found = scene.judge(looks, task_of(config))
+    return compare(config, found['background'], found['floor'])
+
+
+def compare(config: Config, background: str, floor: str) -> list[str]:
+    """Notes for what `datasets.scene.judge` says of the data's frames."""
+    videos = config.task.startswith('dmcdrv_')
+    gray = config.background_grayscale
+    flags = {
+        ('plain', True): f'--task dmc_{task_of(config)}',
+        ('grayscale video', False): f'--task dmcdrv_{task_of(config)}',
+        ('colour video', False): f'--task dmcdrv_{task_of(config)}'}
+    flag = flags.get((background, videos))
+    if flag is None and videos and background in (
+            'grayscale video', 'colour video'):
+        if gray != (background == 'grayscale video'):
+            flag = f'--background_grayscale {not gray}'
+    notes = [] if flag is None else [
+        f'background: the data show {background}, this run is evaluated in '
+        f'{config.task}{(", in gray" if gray else ", in colour") * videos}; '
+        f'give {flag}']
+    scenes = {'grey floor': 'grey_floor', 'video floor': 'stock'}
+    if videos and scenes.get(floor, config.scene) != config.scene:
+        notes.append(
+            f'scene: the data show a {floor}, this run is evaluated in scene '
+            f'{config.scene}; give --scene {scenes[floor]}')
+    return notes
+
+
+def _recipe(folder: Path) -> dict[str, Any]:
+    """How `data build` made a folder's set; empty for others."""
+    return (manifest.load(folder) or {}).get('recipe') or {}
