@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -345,6 +346,21 @@ def test_page_has_everything_and_needs_nothing(rows, tmp_path):
                for anchor in found.anchors)
     assert 'missing: ' in text  # BC, for one
     assert all(row.run in text for row in rows)
+
+
+def test_page_has_last_and_best_policies_beside_the_final_one(tmp_path):
+    row = make_row(tmp_path, 'walker_walk_random', 'SeMOPO', 0)
+    values = [1.0, 90.0, 2.0, 3.0, 4.0, 5.0]
+    with (Path(row.logdir) / 'metrics.jsonl').open('a') as file:
+        for step, value in enumerate(values):
+            name = 'final_eval_return' if step == 5 else 'eval_return'
+            file.write(json.dumps(
+                {'phase': 'agent', 'step': step, name: value}) + '\n')
+    text = page._runs(evidence_of([row], 'table1'))
+    assert '>20.80<' in text
+    assert '>90.00<' in text
+    elsewhere = dataclasses.replace(row, logdir='')
+    assert page._runs(evidence_of([elsewhere], 'table1')).count('>–<') == 4
 
 
 def test_page_says_which_runs_are_missing(rows):

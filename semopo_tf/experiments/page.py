@@ -15,6 +15,7 @@ from pathlib import Path
 
 from semopo_tf.experiments import (
     figures,
+    figures_learning,
     paper_numbers,
     table_formats,
     tables,
@@ -170,27 +171,43 @@ def missing_runs(found: Evidence) -> list[str]:
 
 def _runs(found: Evidence) -> str:
     """Every row, so that each number can be followed to its run."""
-    head = ('run', 'n', 'mean', 'min', 'max', 'updates', 'hours', 'commit',
-            'config', 'data')
+    head = ('run', 'n', 'mean', 'min', 'max', 'last five', 'best', 'updates',
+            'hours', 'commit', 'config', 'data')
     lines = []
     for row in found.rows:
         returns = row.returns or [float('nan')]
         cells = (row.run, len(row.returns),
                  f'{sum(returns) / len(returns):.2f}', f'{min(returns):.2f}',
-                 f'{max(returns):.2f}', row.checkpoint_step,
+                 f'{max(returns):.2f}', *_while_learning(found, row),
+                 row.checkpoint_step,
                  f'{row.hours:.2f}', (row.commit or '–')[:8],
                  row.config_hash[:8] or '–', row.data_digest[:8] or '–')
         lines.append('<tr>' + ''.join(
-            f'<td{" class=number" if 0 < place < 7 else ""}>'
+            f'<td{" class=number" if 0 < place < 9 else ""}>'
             f'{html.escape(str(cell))}</td>'
             for place, cell in enumerate(cells)) + '</tr>')
-    heads = ''.join(f'<th{" class=number" if 0 < place < 7 else ""}>{name}'
+    heads = ''.join(f'<th{" class=number" if 0 < place < 9 else ""}>{name}'
                     '</th>' for place, name in enumerate(head))
     return ('<section id="rows"><h2>Result rows</h2><p>Raw returns of the '
-            'final episodes.</p><details><summary>all '
+            'final episodes. Last five, best: of the means of all evaluations '
+            'of a run, the final one among them; tables show neither.</p>'
+            '<details><summary>all '
             f'{len(lines)}</summary><div class="wide"><table><thead><tr>'
             f'{heads}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
             '</div></details></section>')
+
+
+def _while_learning(found: Evidence, row: Row) -> tuple[str, str]:
+    """Mean of a run's last five evaluations, and its best one.
+
+    The policies of one run differ; protocols of the field differ in which of
+    them they report.
+    """
+    curve = (figures_learning.evaluated(found, row)
+             if row.logdir and not row.variant else None)
+    if curve is None or not len(curve.values):
+        return '–', '–'
+    return f'{curve.values[-5:].mean():.2f}', f'{curve.values.max():.2f}'
 
 
 def _figure(made: figures.Made) -> str:
