@@ -48,8 +48,9 @@ def export(run: Path, out: Path) -> Path:
         config, None, action_size=data['action_size'])
     if not hasattr(method, 'acting'):
         raise UserError(
-            f'export: expected a method that acts from images, found '
-            f'{registry.method_name(config)}; keep the run folder whole')
+            'export: expected a method with acting(), which says what its '
+            f'policy reads, found {registry.method_name(config)}; keep the run '
+            'folder whole')
     names = list(method.acting())
     partial = out.parent / f'.{out.name}.partial'
     shutil.rmtree(partial, ignore_errors=True)

@@ -34,14 +34,14 @@ from dreamerv2_base.replay import ChunkSampler
 from dreamerv2_base.tf import tf
 from semopo_tf.environments import env_spec_from, make_env
 from semopo_tf.method import Batch, Phase
-from semopo_tf.offline_methods import SeMOPO
+from semopo_tf.world_model_method import WorldModelMethod
 
 PHASE = 'online'
 EPISODES, SNAPSHOTS = 'episodes', 'snapshots'  # folders in the run's
 COLLECT = 'collect/'  # prefix of the collector's arrays in a checkpoint
 
 
-class DreamerV2(SeMOPO):
+class DreamerV2(WorldModelMethod):
     """DreamerV2 trained where it acts; one stream, no penalty.
 
     Args:

@@ -9,7 +9,7 @@ import importlib
 
 # name: (module, class)
 METHODS: dict[str, tuple[str, str]] = {
-    'semopo': ('semopo_tf.offline_methods', 'SeMOPO'),
+    'semopo': ('semopo_tf.semopo', 'SeMOPO'),
     'drq_bc': ('semopo_tf.baselines.drq_bc', 'DrQBC'),
     'drq_cql': ('semopo_tf.baselines.drq_cql', 'DrQCQL'),
     'bc': ('semopo_tf.baselines.bc', 'BC'),

@@ -259,10 +259,10 @@ def _write(target: Path, arrays: Arrays, kind: str, config: Config) -> None:
 def _write_run(folder: Path, arrays: Arrays, config: Config) -> None:
     """A run folder at the start of the policy phase, with these weights."""
     from dreamerv2_base.nets import variables_by_name
-    from semopo_tf.offline_methods import SeMOPO
+    from semopo_tf.world_model_method import WorldModelMethod
     size = _named_action_size(arrays, config)
     config = config.update({'logdir': str(folder)})
-    method = SeMOPO(config, None, action_size=size)
+    method = WorldModelMethod(config, None, action_size=size)
     variables = variables_by_name(method.agent)
     _expect_weights(folder, arrays, variables)
     for name, variable in variables.items():

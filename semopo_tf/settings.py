@@ -101,10 +101,6 @@ def check(config: Config) -> Config:
                         'the flag out')
     _check_numbers(config)
     _check_render_size(config)
-    if registry.method_name(config) == 'semopo' and not config.separate_wm:
-        raise UserError(
-            'method semopo: expected two streams, found separate_wm False; '
-            'give --configs released or paper (or --method offline_dv2)')
     if several_starts(config) and config.offline_model_dataset.batch < 2:
         raise UserError(
             'model_starts: expected batches of at least 2 chunks to judge '

@@ -226,8 +226,7 @@ def test_flags_of_other_methods_are_named_once(flags, named):
     ('--seed -1', 'seed: expected at least 0, found -1'),
     ('--offline_model_dataset.length 1', 'expected at least 2, found 1'),
     ('--discount 2', 'expected 0 to 1, found 2'),
-    ('--model_opt.opt adamw', "found 'adamw'"),
-    ('--method semopo', 'expected two streams')])
+    ('--model_opt.opt adamw', "found 'adamw'")])
 def test_values_that_make_no_sense(flags, found):
     with pytest.raises(UserError, match=found):
         settings.resolve(flags.split())

@@ -9,7 +9,7 @@ from dreamerv2_base.noise import CounterDraws
 from dreamerv2_base.store import open_store
 from dreamerv2_base.tf import tf
 from semopo_tf import settings
-from semopo_tf.offline_methods import SeMOPO
+from semopo_tf.world_model_method import WorldModelMethod
 from tests.helpers import make_folder
 
 
@@ -21,7 +21,7 @@ def store(tmp_path):
 def method(store, tmp_path, *flags):
     config, _ = settings.resolve([
         '--configs', 'debug', '--logdir', str(tmp_path / 'run'), *flags])
-    return SeMOPO(config, store)
+    return WorldModelMethod(config, store)
 
 
 def test_batches_are_those_of_the_sampler_with_embeddings(store, tmp_path):

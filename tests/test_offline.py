@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from dreamerv2_base.checkpoint import Checkpoints
+from dreamerv2_base.errors import UserError
 from dreamerv2_base.store import open_store
-from semopo_tf import offline, settings
+from semopo_tf import offline, registry, settings
 from semopo_tf.evaluation import Evaluation
 from semopo_tf.method import Phase
-from semopo_tf.offline_methods import SeMOPO
 from semopo_tf.run_folder import RunFolder
+from semopo_tf.semopo import SeMOPO
 from tests.helpers import make_folder
 
 
@@ -123,3 +124,11 @@ def test_norms_of_skipped_updates_are_counted_and_spoil_no_mean():
     none = offline.block_means({'disen_grad_norm': [inf, inf]})
     assert np.isnan(none['disen_grad_norm'])
     assert none['disen_grad_norm_left_out'] == 2
+
+
+@pytest.mark.parametrize(('method', 'two'), [
+    ('semopo', 'False'), ('offline_dv2', 'True')])
+def test_a_method_has_the_streams_of_its_name(tmp_path, method, two):
+    config = configured(tmp_path, '--method', method, '--separate_wm', two)
+    with pytest.raises(UserError, match=f'{method}: expected separate_wm'):
+        registry.method_class(config)(config, None, action_size=3)

@@ -68,11 +68,11 @@ def test_weights_are_those_after_the_recorded_training(name):
 @pytest.mark.parametrize('name', NAMES)
 def test_a_converted_agent_acts_as_recorded(name, tmp_path):
     from dreamerv2_base.checkpoint import Checkpoints
-    from semopo_tf.offline_methods import SeMOPO
     from semopo_tf.parity_world_model import acted
+    from semopo_tf.world_model_method import WorldModelMethod
     released.convert(DATA / f'{name}.agent.pkl', tmp_path / 'run',
                      config_file(name, tmp_path))
-    method = SeMOPO(config_of(name), None, action_size=3)
+    method = WorldModelMethod(config_of(name), None, action_size=3)
     method.load(Checkpoints(tmp_path / 'run' / 'ckpt').load()[0])
     trace = parity.Trace(TRACES / f'{name}.npz')
     error = parity.relative_error(
@@ -112,11 +112,11 @@ def test_named_arrays_are_neither_dropped_nor_left_random(word, tmp_path):
 
 
 def test_other_sizes_work(tmp_path):
-    from semopo_tf.offline_methods import SeMOPO
+    from semopo_tf.world_model_method import WorldModelMethod
     flags = ('--configs debug --rssm.deter 11 --rssm.stoch 3 --rssm.discrete '
              '0 --rssm.ensemble 12 --reward_head.layers 3').split()
     config, _ = settings.resolve(flags)
-    method = SeMOPO(config, None, action_size=5)
+    method = WorldModelMethod(config, None, action_size=5)
     state = {k: v for k, v in method.state().items()
              if 'optimizer' not in k}
     shapes = released.shapes_of(config, 5)

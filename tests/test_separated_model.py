@@ -13,7 +13,7 @@ from dreamerv2_base.noise import CounterDraws
 from dreamerv2_base.tf import compiled, tf
 from semopo_tf import doctor, settings
 from semopo_tf.agent import PenalizedAgent
-from semopo_tf.offline_methods import SeMOPO
+from semopo_tf.world_model_method import WorldModelMethod
 
 B, T, A = 2, 4, 3
 
@@ -259,7 +259,7 @@ def test_float16_skips_an_update_that_overflows():
 
 def test_video_frames_are_in_range_and_named_as_in_the_released_code():
     config, _ = settings.resolve(['--configs', 'debug'])
-    method = SeMOPO(config, None, action_size=A)
+    method = WorldModelMethod(config, None, action_size=A)
     rng = np.random.default_rng(0)
     videos = method.videos(doctor.fake_batch(rng, B, T, 64, A), 0)
     assert set(videos) == {'openl_joint', 'openl_main', 'openl_disen',

@@ -65,9 +65,9 @@ def expected(d, stoch, deter, hidden, stats, exo_only, actions=6):
     ('paper', {'d': 32, 'stoch': 32, 'deter': 200, 'hidden': 1024,
                'stats': 64, 'exo_only': False})])
 def test_weights_per_module(preset, sizes):
-    from semopo_tf.offline_methods import SeMOPO
+    from semopo_tf.world_model_method import WorldModelMethod
     config, _ = settings.resolve(['--configs', preset])
-    method = SeMOPO(config, None, action_size=6)
+    method = WorldModelMethod(config, None, action_size=6)
     assert method.parameters() == expected(**sizes)
 
 

@@ -9,8 +9,8 @@ from dreamerv2_base.errors import UserError
 from dreamerv2_base.store import open_store
 from dreamerv2_base.tf import tf
 from semopo_tf import settings, starts
-from semopo_tf.offline_methods import SeMOPO
 from semopo_tf.starts import Starts
+from semopo_tf.world_model_method import WorldModelMethod
 from tests.helpers import make_folder
 
 UPDATES = 4
@@ -97,7 +97,7 @@ def store(tmp_path):
 def method(store, *flags):
     config, _ = settings.resolve([
         '--configs', 'debug', '--jit', 'eager', *flags])
-    return SeMOPO(config, store)
+    return WorldModelMethod(config, store)
 
 
 def test_before_the_model_and_on_the_same_batches(store):

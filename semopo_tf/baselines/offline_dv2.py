@@ -1,16 +1,16 @@
 """Offline DV2: DreamerV2 with a penalised reward, one stream.
 
-Spec of the baselines, section 1. It is SeMOPO's code with `separate_wm`
-False: the same two phases, penalty and policy learning.
+Spec of the baselines, section 1. SeMOPO's two phases, penalty and policy
+learning with `separate_wm` False.
 """
 
 from __future__ import annotations
 
 from dreamerv2_base.errors import UserError
-from semopo_tf.offline_methods import SeMOPO
+from semopo_tf.world_model_method import WorldModelMethod
 
 
-class OfflineDV2(SeMOPO):
+class OfflineDV2(WorldModelMethod):
     """One world model for everything that is seen."""
 
     def __init__(self, config, store=None, action_size: int | None = None):

@@ -1,7 +1,7 @@
-"""SeMOPO as a method of the loop: world model phase, then policy phase.
+"""A world model phase, then a policy phase: what SeMOPO and Offline DV2 share.
 
-Spec section 9. Offline DV2 is the same with one stream
-(`semopo_tf.baselines.offline_dv2`).
+Spec section 9. With two streams it is SeMOPO (`semopo_tf.semopo`), with one
+Offline DV2 (`semopo_tf.baselines.offline_dv2`).
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from semopo_tf.settings import sampling_of, several_starts
 from semopo_tf.starts import Starts
 
 
-class SeMOPO:
-    """The paper's method (and, with one stream, Offline DV2).
+class WorldModelMethod:
+    """A policy learned inside a world model of one stream or two.
 
     Args:
       config: the resolved configuration.
