@@ -52,10 +52,11 @@ def train_run(config: Config, names: list[str], notes: list[str],
         # A method that collects its data begins in the environment.
         if registry.method_name(config) not in registry.ONLINE:
             evaluator.check(store.action_size)
+        # Before the folder: a configuration that is refused leaves none.
+        method = registry.method_class(config)(config, store)
         with run_folder.RunFolder(config) as run:
             record_start(
                 run, config, store, names, [*notes, *seen], devices)
-            method = registry.method_class(config)(config, store)
             print_sizes(method)
             loop = offline.Loop(config, method, store, run, evaluator)
             try:
