@@ -23,6 +23,7 @@ TOLERANCES = {
     'losses': 1e-4,
     'gradients': 1e-3,
     'weights': 1e-3,
+    'changes': 1e-3,
     'states': 1e-4,
     'imagination': 1e-4,
     'targets': 1e-4,
@@ -136,6 +137,23 @@ class Report:
                 value = value.mean()
             found = {} if mine is None else {key: mine}
             self.add_all('losses', found, {key: value}, prefix)
+
+    def weights(self, ours: Mapping[str, Any], trace: Trace,
+                stage: str) -> None:
+        """Compare weights below `stage`, and how far they are from `init`.
+
+        One update moves a weight by less than the tolerance of the weights,
+        so only the change shows an update that was left out.
+        """
+        recorded, init = trace.below(stage), trace.below('init')
+        self.add_all('weights', ours, recorded, f'{stage}/')
+        moved = [name for name in recorded if name in init and name in ours
+                 and np.any(recorded[name] != init[name])]
+        self.add_all(
+            'changes', {name: np.asarray(ours[name]) - init[name]
+                        for name in moved},
+            {name: recorded[name] - init[name] for name in moved},
+            f'{stage}/')
 
     def worst(self, group: str) -> tuple[float, str]:
         return max(self.errors[group], key=lambda item: item[0])

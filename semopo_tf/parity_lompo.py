@@ -151,8 +151,7 @@ def _replay_model(model: LompoModel, variables, trace: Trace,
         grads, metrics = train(
             _tensors(trace.below(f'model{i}/batch')), _tensors(noise))
         _compare_step(report, trace, f'model{i}', grads, metrics)
-    report.add_all('weights', variables, trace.below('after_model'),
-                   'after_model/')
+    report.weights(variables, trace, 'after_model')
 
 
 def _replay_generator(model: LompoModel, agent: LompoAgent, trace: Trace,
@@ -192,8 +191,7 @@ def _replay_agent(agent: LompoAgent, variables, trace: Trace,
         grads, metrics = train(
             _tensors(rows), {'uniform_action': tf.constant(uniform)})
         _compare_step(report, trace, f'agent{i}', grads, metrics)
-    report.add_all('weights', variables, trace.below('after_agent'),
-                   'after_agent/')
+    report.weights(variables, trace, 'after_agent')
 
 
 def _compare_step(report: Report, trace: Trace, step: str, grads,

@@ -72,13 +72,16 @@ def _replay_model(agent, trace, report):
         report.metrics(metrics, trace.below(f'model{i}/metric'),
                        f'model{i}/')
         _compare_states(agent, outputs, trace, i, report)
-        for label in outputs['grad_clipped']:
-            report.add_all(
-                'gradients', outputs['grad_clipped'][label],
-                trace.below(f'model{i}/grad_clipped/{label}'), f'{label}/')
-    if trace.below('after_model'):
-        report.add_all('weights', variables_by_name(agent),
-                       trace.below('after_model'), 'after_model/')
+        _compare_gradients(outputs, trace, f'model{i}', report)
+    report.weights(variables_by_name(agent), trace, 'after_model')
+
+
+def _compare_gradients(outputs, trace, step, report):
+    """Every recorded one, by label and weight."""
+    ours = {f'{label}/{name}': value
+            for label, found in outputs['grad_clipped'].items()
+            for name, value in found.items()}
+    report.add_all('gradients', ours, trace.below(f'{step}/grad_clipped'))
 
 
 def _compare_states(agent, outputs, trace, i, report):
@@ -106,13 +109,8 @@ def _replay_policy(agent, trace, report):
         for key in ('penalty', 'reward', 'target'):
             report.add('targets', f'agent{i}/{key}', outputs[key],
                        trace[f'agent{i}/{key}'])
-        for label in outputs['grad_clipped']:
-            report.add_all(
-                'gradients', outputs['grad_clipped'][label],
-                trace.below(f'agent{i}/grad_clipped/{label}'), f'{label}/')
-    if trace.below('after_agent'):
-        report.add_all('weights', variables_by_name(agent),
-                       trace.below('after_agent'), 'after_agent/')
+        _compare_gradients(outputs, trace, f'agent{i}', report)
+    report.weights(variables_by_name(agent), trace, 'after_agent')
 
 
 def _replay_acting(agent, trace, report):

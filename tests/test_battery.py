@@ -216,6 +216,17 @@ def test_policy_shapes(name, runs):
     assert np.ptp(action, 0).max() > 0  # it looks at what it is given
 
 
+@pytest.mark.parametrize('name', ['semopo', 'offline_dv2', 'lompo'])
+def test_no_two_steps_of_an_episode_share_their_draws(name, runs):
+    """The key counts up: the second step's draws are those of the next key,
+    and not those of the first."""
+    policy, seen = runs(name).method.policy, observations(name, True)
+    first, state = policy(seen, None, 5)
+    second, _ = policy(seen, state, 5)
+    np.testing.assert_array_equal(second, policy(seen, None, 6)[0])
+    assert not np.array_equal(first, second)
+
+
 @each_method
 def test_it_is_evaluated(name, runs):
     run = runs(name)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import cv2
 import numpy as np
 import pytest
@@ -14,7 +11,7 @@ from dreamerv2_base.errors import UserError
 from dreamerv2_base.store import open_store
 from semopo_tf import settings
 from semopo_tf.baselines.drq_data import StackSampler, stacked, upscale
-from tests.helpers import ROOT, make_episode, make_folder
+from tests.helpers import make_episode, make_folder
 
 
 def configured(*names, **changes):
@@ -193,10 +190,3 @@ def test_films_are_of_consecutive_rows(golden):
     newest = film[:, 0, 0, -1].astype(int)
     assert film.shape == (5, 8, 8, 9)
     assert (np.diff(newest) == 1).all()
-
-
-def test_no_tensorflow_beside_the_data():
-    code = ('import sys; import semopo_tf.baselines.drq_data; '
-            'sys.exit("tensorflow" in sys.modules)')
-    assert subprocess.run([sys.executable, '-c', code], cwd=ROOT,
-                          check=False).returncode == 0

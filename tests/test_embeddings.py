@@ -87,3 +87,20 @@ def test_bfloat16_comes_back_from_disk(store, tmp_path):
         assert embed.dtype == tf.bfloat16
         assert np.isfinite(tf.cast(embed, tf.float32)).all()
         assert np.std(tf.cast(embed, tf.float32)) > 0
+
+
+def test_policies_learn_from_the_window_the_model_ended_with(tmp_path):
+    """8 episodes; windows of 1, 3 and 5 in three updates (spec section 8)."""
+    store = open_store([make_folder(tmp_path / 'data', count=8, actions=2)])
+    made = method(
+        store, tmp_path, '--sampling', 'released', '--sampling_start', '1',
+        '--sampling_grow_updates', '1', '--offline_model_train_steps', '3',
+        '--model_train_steps', '3')
+    source = made.phases()[-1].source(store)
+    drawn = {int(number) for step in range(50)
+             for number in source.indices(step)[0]}
+    assert drawn == set(np.argsort(store.returns)[:5])
+    batch, images = source.batch(7), source.video_batch(7)
+    world_model = made.agent.world_model
+    embed = world_model.encoder(world_model.preprocess(images)['image'])
+    np.testing.assert_allclose(batch['embed'], embed, atol=1e-5)

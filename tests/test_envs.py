@@ -270,6 +270,22 @@ def test_car_racing():
     env.close()
 
 
+def test_car_racing_actions_are_scaled_and_clipped(monkeypatch):
+    env, seen = CarRacing((8, 8)), []
+
+    def step(control):
+        seen.append(np.array(control))
+        return np.zeros((96, 96, 3), np.uint8), 0.0, False, False, {}
+    monkeypatch.setattr(env._env, 'step', step)
+    for action in ([-1, -1, -1], [0, 0, 0], [1, 1, 1], [-5, 5, -5]):
+        env.step(action)
+    env.close()
+    # Steering goes from -1 to 1, gas and brake from 0 to 1; held for 2 steps.
+    np.testing.assert_array_equal(seen[::2], [
+        [-1, 0, 0], [0, 0.5, 0.5], [1, 1, 1], [-1, 1, 0]])
+    np.testing.assert_array_equal(seen[1::2], seen[::2])
+
+
 def test_car_racing_without_box2d(monkeypatch):
     import gym  # noqa: F401 (its stand-ins must not be half loaded)
     for name in [name for name in sys.modules

@@ -7,7 +7,7 @@ import pytest
 
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import Scope, variables_by_name
-from dreamerv2_base.noise import RecordingDraws
+from dreamerv2_base.noise import RecordedDraws, RecordingDraws
 from dreamerv2_base.store import open_store
 from dreamerv2_base.tf import tf
 from semopo_tf import parity_drq
@@ -105,6 +105,29 @@ def test_the_mask_network_starts_as_pytorchs_layers_do():
         assert .8 < largest <= 1
 
 
+def logits_of_grey(**biases):
+    """Mask logits of frames of the middle value, 127.5, less the last
+    layer's bias. Layers of the bottleneck have the given biases, or none."""
+    net = MaskNetwork(Scope(0, 'm'), (36, 9), 3, 8, 16)
+    variables = variables_by_name(net)
+    for layer in ('mlp0', 'mlp1', 'mlp2'):
+        bias = variables[f'm/{layer}/bias']
+        bias.assign(tf.fill(bias.shape, biases.get(layer, 0.0)))
+    return net(tf.fill((1, 36, 36, 9), 127.5)) - variables['m/final/bias']
+
+
+def test_the_mask_network_takes_grey_for_zero():
+    # x/255 − .5: no layer but the last one then has anything to show.
+    assert not logits_of_grey().numpy().any()
+
+
+@pytest.mark.parametrize('layer', ['mlp0', 'mlp1', 'mlp2'])
+def test_every_layer_of_the_bottleneck_has_a_relu(layer):
+    # Of grey, a layer's bias is all it gives: below zero, nothing is left.
+    assert not logits_of_grey(**{layer: -1.0}).numpy().any()
+    assert logits_of_grey(**{layer: 1.0}).numpy().any()
+
+
 # Trap 20.
 
 
@@ -127,13 +150,18 @@ def test_masks_are_between_hidden_and_shown():
     np.testing.assert_allclose(noisy, [.3, .05, -.3], rtol=1e-6)
 
 
-def shown_and_masks(iteration, **changes):
-    """The gated obs beside the plain one, masks closed by hand."""
-    agent = InfoGatingAgent(config_of(**changes), 2, Scope(0))
+def fix_masks(agent, logit):
+    """The same logit in all masks, whatever the frames show."""
     final = variables_by_name(agent.mask_net)
     final['mask_net/final/kernel'].assign(
         tf.zeros_like(final['mask_net/final/kernel']))
-    final['mask_net/final/bias'].assign([-9.0, -9.0, -9.0])
+    final['mask_net/final/bias'].assign([logit, logit, logit])
+
+
+def shown_and_masks(iteration, **changes):
+    """The gated obs beside the plain one, masks closed by hand."""
+    agent = InfoGatingAgent(config_of(**changes), 2, Scope(0))
+    fix_masks(agent, -9.0)
     batch = full_batch()
     _, _, shown = agent.representation_loss(
         batch['obs'], batch['obs_k'], batch['action'],
@@ -156,10 +184,7 @@ def test_the_policy_learns_on_the_gated_frames():
     for name in ('obs', 'next_obs'):
         agent = InfoGatingAgent(
             config_of(**{'infogating.ungated': 0.0}), 2, Scope(0))
-        final = variables_by_name(agent.mask_net)
-        final['mask_net/final/kernel'].assign(
-            tf.zeros_like(final['mask_net/final/kernel']))
-        final['mask_net/final/bias'].assign([-9.0, -9.0, -9.0])
+        fix_masks(agent, -9.0)
         batch = full_batch()
         metrics = agent.train({**batch, 'obs': batch[name]},
                               tf.constant(50.0), draws())
@@ -245,6 +270,62 @@ def test_an_uninformative_energy_has_the_loss_of_guessing():
     assert float(metrics['inverse_loss']) == pytest.approx(np.log(5))
 
 
+class Asked:
+    """In the place of an energy: a table, and what it was asked for."""
+
+    def __init__(self, table):
+        self.table = tf.constant(table)
+
+    def __call__(self, now, later, actions):
+        self.now, self.later, self.actions = (
+            x.numpy() for x in (now, later, actions))
+        return self.table
+
+
+def test_the_true_action_is_told_from_uniform_ones():
+    agent = InfoGatingAgent(config_of(**{
+        'infogating.negatives': 2, 'infogating.ungated': 1.0}), 2, Scope(0))
+    batch = {key: value[:2] for key, value in full_batch().items()}
+    # Logits are negative energies, the true action's is the first: its share
+    # is ¼ of ¼ + ½ + 1 in one row, ½ of ½ + 1 + 1 in the other.
+    agent.energy = asked = Asked(np.log(np.float32([[4, 2, 1], [2, 1, 1]])))
+    agent.encoder = lambda images: images
+    noise = {'ungated/obs': np.float32([.1, .2]),
+             'ungated/obs_k': np.float32([.1, .2]),
+             'negatives': np.float32([[[.5, .75], [0, 1]],
+                                      [[.25, .5], [1, .125]]])}
+    _, metrics, _ = agent.representation_loss(
+        batch['obs'], batch['obs_k'], batch['action'], tf.constant(50.0),
+        RecordedDraws(noise))
+    assert float(metrics['inverse_loss']) == pytest.approx(
+        (np.log(7) + np.log(5)) / 2, rel=1e-6)
+    assert np.array_equal(asked.actions[:, 0], batch['action'])
+    assert np.array_equal(asked.actions[:, 1:], [
+        [[0, .5], [-1, 1]], [[-.5, 0], [1, -.75]]])
+    assert np.array_equal(asked.now, batch['obs'])
+    assert np.array_equal(asked.later, batch['obs_k'])
+    assert not np.array_equal(asked.now, asked.later)
+
+
+@pytest.mark.parametrize(('iteration', 'obs', 'obs_k'), [
+    (0.0, .6, .3), (2.0, .6, .3), (3.0, .5, .5), (50.0, .5, .5)])
+def test_the_first_iterations_have_noise_on_the_logits(iteration, obs, obs_k):
+    agent = InfoGatingAgent(config_of(**{
+        'infogating.noise_iterations': 3, 'infogating.noise_std': .5}),
+        2, Scope(0))
+    fix_masks(agent, .5)
+    batch, shape = full_batch(), (4, 36, 36, 3)
+    noise = {'mask/obs': np.full(shape, .2, np.float32),
+             'mask/obs_k': np.full(shape, -.4, np.float32),
+             'ungated/obs': np.arange(4), 'ungated/obs_k': np.arange(4),
+             'negatives': np.full((4, 4, 2), .5, np.float32)}
+    _, metrics, _ = agent.representation_loss(
+        batch['obs'], batch['obs_k'], batch['action'],
+        tf.constant(iteration), RecordedDraws(noise))
+    assert float(metrics['mask_logit_mean_obs']) == pytest.approx(obs)
+    assert float(metrics['mask_logit_mean_obs_k']) == pytest.approx(obs_k)
+
+
 # The recording, and the method.
 
 
@@ -262,24 +343,19 @@ def test_a_difference_is_noticed(changes):
     assert not parity_drq.replay(recording('infogating'), changes).agrees
 
 
-@pytest.mark.parametrize('head', ['bc', 'drq_bc'])
-def test_saved_and_loaded_goes_on_with_the_same_numbers(head, store):
-    config = config_of(jit='eager', **{'infogating.head': head})
-
-    def updates(method, start, stop):
-        phase = method.phases()[0]
-        source = phase.source(store)
-        for i in range(start, stop):
-            phase.train(source.batch(i), i)
-
-    whole, first = (InfoGating(config, store) for _ in range(2))
-    updates(whole, 0, 2)
-    updates(first, 0, 1)
-    second = InfoGating(config, store)
+def test_all_of_the_critics_head_is_saved_and_loaded():
+    # test_battery.py stops and resumes the method with its cloning head.
+    first, second = (InfoGating(
+        config_of(seed=seed, **{'infogating.head': 'drq_bc'}), None,
+        action_size=2) for seed in (0, 1))
+    ours, theirs = (variables_by_name(m.agent) for m in (first, second))
+    for variable in ours.values():  # moments and counters start at zero
+        variable.assign(variable + 1.0)
     second.load(first.state())
-    updates(second, 1, 2)
-    for key, value in whole.state().items():
-        assert np.array_equal(value, second.state()[key]), key
+    assert ours.keys() == theirs.keys()
+    assert 'critic_target/q1/dense0/kernel' in theirs
+    for name, variable in ours.items():
+        assert np.array_equal(variable, theirs[name]), name
 
 
 def test_updates_are_one_graph(store):

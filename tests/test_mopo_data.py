@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import numpy as np
@@ -15,7 +14,7 @@ from semopo_tf import settings
 from semopo_tf.baselines import mopo_data
 from semopo_tf.baselines.mopo_data import EpochPlan, Pool
 from semopo_tf.environments import EnvSpec
-from tests.helpers import ROOT, make_episode, make_folder
+from tests.helpers import make_episode, make_folder
 
 STATES, ACTIONS = 3, 2
 
@@ -208,9 +207,3 @@ def test_missing_gymnasium_is_a_user_error(monkeypatch):
     monkeypatch.setitem(sys.modules, 'gymnasium', None)
     with pytest.raises(UserError, match='pip install gymnasium'):
         mopo_data.make_state_env(EnvSpec('state_gym_Hopper-v4'))
-
-
-def test_environment_workers_import_no_tensorflow():
-    code = ('import sys, semopo_tf.baselines.mopo_data;'
-            'assert "tensorflow" not in sys.modules')
-    subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)

@@ -11,7 +11,8 @@ import pytest
 from dreamerv2_base.checkpoint import Checkpoints
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.store import open_store
-from semopo_tf import offline, registry, settings
+from dreamerv2_base.tf import tf
+from semopo_tf import commands, evaluation, offline, registry, settings
 from semopo_tf.evaluation import Evaluation
 from semopo_tf.method import Phase
 from semopo_tf.run_folder import RunFolder
@@ -132,3 +133,67 @@ def test_a_method_has_the_streams_of_its_name(tmp_path, method, two):
     config = configured(tmp_path, '--method', method, '--separate_wm', two)
     with pytest.raises(UserError, match=f'{method}: expected separate_wm'):
         registry.method_class(config)(config, None, action_size=3)
+
+
+class Source:
+    """Batches of the rows that `indices` names."""
+
+    def describe(self):
+        return {}
+
+    def batch(self, step):
+        return {}
+
+    def indices(self, step):
+        return np.array([1, 0]), np.array([step, step + 1])
+
+
+class Diverging(Counter):
+    """… whose second update of three fails."""
+
+    failure = 'loss'
+
+    def __init__(self, config, store):
+        super().__init__(interrupted=False)
+
+    def phases(self):
+        return [Phase('model', 3, self.train, lambda store: Source())]
+
+    def train(self, batch, step):
+        super().train(batch, step)
+        if step == 1 and self.failure == 'memory':
+            raise tf.errors.ResourceExhaustedError(None, None, 'full')
+        return {'grad_norm': np.inf, 'loss': np.nan if step == 1 else 0.0}
+
+    def parameters(self):
+        return {}
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_says_where(
+        store, tmp_path):
+    config = configured(tmp_path / 'run')
+    with RunFolder(config) as run:
+        loop = offline.Loop(config, Diverging(config, store), store, run,
+                            NoSimulator())
+        with pytest.raises(offline.NotFinite, match=r'loss .* at update 1 of'):
+            loop.train()
+    arrays, record = Checkpoints(tmp_path / 'run' / 'failure').load()
+    assert arrays['counts'].tolist() == [0, 2]
+    assert (record['phase'], record['update'], record['metric']) == (
+        'model', 1, 'loss')
+    assert record['episodes'] == [store.names[1], store.names[0]]
+    assert record['starts'] == [1, 2]
+
+
+def test_what_the_command_says_of_a_failed_run(
+        store, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(registry, 'method_class', lambda config: Diverging)
+    monkeypatch.setattr(evaluation.Evaluator, 'check', lambda *_: None)
+    config = configured(tmp_path / 'run', '--offline_dir',
+                        str(tmp_path / 'data'))
+    assert commands.train_run(config, [], [], '') == 3
+    assert 'error: loss is not finite' in capsys.readouterr().err
+    monkeypatch.setattr(Diverging, 'failure', 'memory')
+    config = config.update({'logdir': str(tmp_path / 'other')})
+    with pytest.raises(UserError, match='--slice_frames 400'):
+        commands.train_run(config, [], [], '')

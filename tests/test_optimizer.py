@@ -32,6 +32,15 @@ def test_decay_multiplies_before_the_update_and_ignores_the_rate():
     np.testing.assert_allclose(found, 3.0 * 0.99, rtol=1e-6)
 
 
+def test_decay_spares_no_variable():
+    variables = {name: tf.Variable([2.0, -4.0], name=name)
+                 for name in ('x/kernel', 'x/bias', 'x/norm/scale')}
+    optimizer = Optimizer(Scope(0, 'o'), 'x', variables, lr=.1, wd=.25)
+    optimizer.apply({name: tf.zeros(2) for name in variables})
+    for name, variable in variables.items():
+        np.testing.assert_allclose(variable, [1.5, -3.0], err_msg=name)
+
+
 def test_norm_is_logged_before_clipping():
     _, metrics, clipped = step(0.0, 500.0, lr=1e-3, clip=100.0)
     np.testing.assert_allclose(metrics['x_grad_norm'], 500.0)

@@ -18,9 +18,12 @@ GRAPHS = {  # switches that have no effect without a graph, and all at once
 }
 EAGERLY = {  # the others: tracing takes longer by far than the update
     'transition': ('--transition', 'all'),
-    'backward': ('--backward', 'separate'),
-    'pixel': ('--pixel', 'convolution'),
     'actor_passes': ('--actor_passes', 'twice'),
+}
+OF_THE_MODEL = {  # … which the policy phase does not know
+    'slice_frames': ('--slice_frames', '3'),
+    'backward': ('--jit', 'eager', '--backward', 'separate'),
+    'pixel': ('--jit', 'eager', '--pixel', 'convolution'),
 }
 
 
@@ -85,11 +88,14 @@ def test_switch_changes_no_number(fast, name):
     assert_equal(run(*GRAPHS[name]), fast)
 
 
-def test_slices_change_no_number_of_the_model(fast):
-    metrics, weights = run('--slice_frames', '3', phases=['model'])
+@pytest.mark.parametrize('name', sorted(OF_THE_MODEL))
+def test_switch_changes_no_number_of_the_model(fast, eagerly, name):
+    flags = OF_THE_MODEL[name]
+    expected = eagerly if 'eager' in flags else fast
+    metrics, weights = run(*flags, phases=['model'])
     assert_equal((metrics, model_of(weights)), (
-        {key: value for key, value in fast[0].items()
-         if key.startswith('model/')}, model_of(fast[1])))
+        {key: value for key, value in expected[0].items()
+         if key.startswith('model/')}, model_of(expected[1])))
 
 
 @pytest.mark.parametrize('name', sorted(EAGERLY))

@@ -76,6 +76,31 @@ def test_action_information_is_of_streams_that_see_actions(
     assert values.any()
 
 
+def test_action_information_is_what_the_next_action_saves(models, store):
+    """KL of a foreign action less KL of the own one, the one in row t + 1."""
+    filtered = streams.Filter(models('semopo'), 0, 'x')
+    stream = filtered.streams[0]
+    found = quantities.action_information(filtered, store, 5, 0)
+    index = found['action_information/index']
+    before, after = (
+        streams.states_at(filtered, store, index + shift)[stream.name]
+        for shift in ([0, 0], [0, 1]))
+    action = np.stack([store.slice(number, 0, 24)['action'][row + 1]
+                       for number, row in index])
+
+    def surprise(i, taken):
+        one = slice(i, i + 1)
+        return float(stream.rssm.surprise(
+            {key: value[one] for key, value in before.items()},
+            tf.constant(action[taken][None]),
+            {key: value[one] for key, value in after.items()})[0])
+    # The foreign action is that of the sample before, the last one's first.
+    expected = [surprise(i, i - 1) - surprise(i, i) for i in range(5)]
+    assert np.abs(expected).min() > 1e-4
+    np.testing.assert_allclose(
+        found['action_information/endogenous'], expected, atol=2e-6)
+
+
 def test_no_action_information_where_all_actions_are_the_same(models, store):
     class Same:
         rows = store.rows

@@ -78,6 +78,25 @@ def test_the_critics_regress_on_the_lower_target():
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
+def test_the_policy_is_judged_by_the_lower_critic_and_its_entropy():
+    agent = make()
+    rng = np.random.default_rng(0)
+    state, noise = transitions(rng, 8)['state'], tf.constant(
+        rng.standard_normal((8, 2)), tf.float32)
+    agent.log_alpha.assign(-0.7)
+    action, log_pi = agent.sample(state, noise)
+    inputs = tf.concat([state, action], -1)
+    values = np.stack([net(inputs).numpy() for net in agent.critics])
+    assert set(values.argmin(0)) == {0, 1}  # each is the lower one somewhere
+    expected = np.mean(np.exp(-0.7) * log_pi.numpy() - values.min(0))
+    with tf.GradientTape() as tape:
+        loss, found = agent.policy_loss(state, noise)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(found, log_pi, rtol=1e-6)
+    # The temperature has a loss of its own.
+    assert tape.gradient(loss, agent.log_alpha) is None
+
+
 def test_targets_start_as_the_critics_and_follow_by_tau():
     agent = make(tau=0.25)
     start = values_of(*agent.critics)

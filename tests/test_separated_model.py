@@ -166,6 +166,24 @@ def test_rewards_do_not_shape_the_endogenous_latents():
     assert all(g is None for g in grads.values())
 
 
+def test_forward_kl_starts_at_the_prior():
+    # q = (1/2, 1/2), p = (3/4, 1/4): KL(p ‖ q) = ¾ ln 3/2 + ¼ ln 1/2; the
+    # other one, KL(q ‖ p), is 0.143841. The prior is pulled harder here too.
+    model = make('--kl.forward', 'True', '--kl.free', '0').world_model
+    post = tf.Variable(np.log([[[[0.5, 0.5]]]]), dtype=tf.float32)
+    prior = tf.Variable(np.log([[[[0.75, 0.25]]]]), dtype=tf.float32)
+    with tf.GradientTape() as tape:
+        loss, value = model.rssm.kl_loss(
+            {'logit': post}, {'logit': prior}, **model.config.kl)
+    np.testing.assert_allclose(value, [[0.130812]], atol=1e-6)
+    np.testing.assert_allclose(loss, 0.130812, atol=1e-6)
+    slopes = tape.gradient(loss, [post, prior])
+    # 0.2 (q − p) and 0.8 p (ln p/q − KL).
+    np.testing.assert_allclose(slopes[0], [[[[-0.05, 0.05]]]], atol=1e-6)
+    np.testing.assert_allclose(
+        slopes[1], [[[[0.164792, -0.164792]]]], atol=1e-6)
+
+
 def test_mask_mixes_the_two_means():
     model = make().world_model
     size = model.rssm.feat_size
@@ -205,18 +223,56 @@ def test_world_model_is_frozen_in_the_policy_phase():
         np.testing.assert_array_equal(before[name], value, err_msg=name)
 
 
-@pytest.mark.parametrize(('fraction', 'due'), [('1', True), ('0.5', False)])
-def test_slow_critic_is_copied_at_update_0_and_every_nth(fraction, due):
-    agent = make('--slow_target_update', '3',
-                 '--slow_target_fraction', fraction)
-    behavior, copies = agent.behavior, []
+def test_the_joint_update_pays_no_penalty_and_the_policy_update_does():
+    agent = make('--offline_lmbd', '50', '--offline_penalty_type', 'meandis',
+                 '--imag_horizon', '2')
+    model = agent.world_model
+    joint, _ = agent.train(batch(), draws())
+    alone, _ = agent.agent_train(batch(1), draws(1))
+    assert 'penalty' not in joint
+    for outputs, weight in ((joint, 0), (alone, 50)):
+        seq = outputs['seq']  # made by the model as it is now
+        mean = model.heads['reward'](seq['feat']).mode().numpy()
+        logit = model.rssm.ensemble_stats(seq['deter'])['logit'].numpy()
+        probs = np.exp(logit) / np.exp(logit).sum(-1, keepdims=True)
+        apart = ((probs - probs.mean(0)) ** 2).sum((-2, -1))
+        penalty = np.sqrt(apart).mean(0)
+        assert 50 * penalty.mean() > 1
+        np.testing.assert_allclose(
+            outputs['reward'], mean - weight * penalty, atol=1e-4)
+
+
+def slow_and_fast(behavior):
+    """Variables of the slow critic and of the critic, [(slow, fast)]."""
+    return list(zip(variables_by_name(behavior.slow_critic).values(),
+                    variables_by_name(behavior.critic).values(),
+                    strict=True))
+
+
+@pytest.mark.parametrize(('fraction', 'moved'), [
+    ('1', [1, 1, 1, 4, 4, 4, 7]), ('0.5', [1, 1, 1, 2.5, 2.5, 2.5, 4.75])])
+def test_slow_critic_is_copied_at_update_0_and_every_nth(fraction, moved):
+    behavior = make('--slow_target_update', '3',
+                    '--slow_target_fraction', fraction).behavior
+    pairs = slow_and_fast(behavior)
+    start = [fast.numpy() for _, fast in pairs]
     for step in range(7):
+        for _, fast in pairs:  # at `step` it is step + 1 above its start
+            fast.assign_add(tf.ones_like(fast))
+        behavior.update_slow_target()
+        for (slow, _), value in zip(pairs, start, strict=True):
+            np.testing.assert_allclose(
+                slow, value + moved[step], rtol=1e-6, err_msg=str(step))
+
+
+def test_a_policy_update_ends_with_the_copy():
+    agent, copies = make(
+        '--slow_target_update', '3', '--imag_horizon', '2'), []
+    for step in range(2):
         agent.agent_train(batch(step), draws(step))
-        pairs = zip(variables_by_name(behavior.critic).values(),
-                    variables_by_name(behavior.slow_critic).values(),
-                    strict=True)
-        copies.append(all(np.array_equal(a, b) for a, b in pairs))
-    assert copies == [True, False, False, due, False, False, due]
+        copies.append(all(np.array_equal(slow, fast) for slow, fast
+                          in slow_and_fast(agent.behavior)))
+    assert copies == [True, False]
 
 
 @pytest.mark.parametrize('kind', ['reinforce', 'both'])

@@ -43,7 +43,9 @@ def test_what_workers_import_never_imports_tensorflow():
                'dreamerv2_base.envs.rollout', 'dreamerv2_base.envs.dmc',
                'semopo_tf.environments', 'semopo_tf.backgrounds',
                'dreamerv2_base.episodes', 'dreamerv2_base.store',
-               'dreamerv2_base.replay', 'semopo_tf.conservative')
+               'dreamerv2_base.replay', 'semopo_tf.conservative',
+               'semopo_tf.data_match', 'semopo_tf.baselines.drq_data',
+               'semopo_tf.baselines.mopo_data')
     done = python(f'import sys, {", ".join(modules)}\n'
                   'assert "tensorflow" not in sys.modules')
     assert done.returncode == 0, done.stderr[-2000:]
