@@ -47,7 +47,7 @@ def modes():
     As a graph a trace takes three to six times as long, SeMOPO's a minute:
     that its graph is its eager update is held by test_plain.py, too.
     """
-    graphs = ('offline_dv2_gaussian', 'bc', 'lompo')
+    graphs = ('offline_dv2_gaussian', 'bc', 'drq_cql', 'lompo')
     for name in TRACES:
         yield pytest.param(name, 'eager')
         yield pytest.param(name, 'none', marks=() if name in graphs
@@ -58,6 +58,9 @@ def modes():
 def test_agrees(name, jit):
     report = parity.compare(DATA / f'{name}.npz', {'jit': jit})
     assert set(report.errors) == GROUPS[name]
+    if GROUPS[name] == PIXELS:
+        # What rounding decides is named, and next to nothing.
+        assert len(report.skipped) <= 1
     worst = {group: report.worst(group) for group in report.errors}
     assert report.agrees, worst
 
