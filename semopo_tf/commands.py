@@ -148,8 +148,11 @@ def diff_traces(paths: list[Path], arguments: list[str]) -> int:
     """Compare recorded traces with this package; 0 only if all agree."""
     from tqdm import tqdm
 
-    from dreamerv2_base.tf import tf
     from semopo_tf import parity
+    for path in paths:  # before minutes of replaying others
+        with parity.opened(path):
+            pass
+    from dreamerv2_base.tf import tf
     changes = {key: values[0] if len(values) == 1 else values
                for key, values in parse_flags(arguments).items()}
     # A graph for every recorded model, which TensorFlow takes for a mistake.

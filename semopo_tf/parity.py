@@ -7,9 +7,10 @@ are rebuilt from the trace's own configuration, weights and draws injected.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,26 @@ TOLERANCES = {
 }
 
 
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
+    """The file of a trace. Raises UserError when it is none."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names = getattr(file, 'files', ['one array'])
+            if 'case' not in names:
+                raise UserError(
+                    f'{path}: expected a trace with the key `case`, found '
+                    f'{sorted(names)[:3]} …; see docs/traces.md')
+            yield file
+    except FileNotFoundError:
+        raise UserError(f'{path}: expected a trace, found no file; give '
+                        'run.py diff --trace FILE.npz') from None
+    except (ValueError, OSError, EOFError, KeyError,
+            zipfile.BadZipFile) as error:
+        raise UserError(f'{path}: expected a trace (.npz), found an '
+                        f'unreadable file ({error})') from None
+
+
 class Trace(Mapping[str, np.ndarray]):
     """A recorded trace: arrays by name, with its configuration.
 
@@ -40,20 +61,8 @@ class Trace(Mapping[str, np.ndarray]):
 
     def __init__(self, path: Path):
         self.path = Path(path)
-        try:
-            with np.load(self.path, allow_pickle=False) as file:
-                self._arrays = {key: file[key] for key in file.files}
-        except FileNotFoundError:
-            raise UserError(f'{path}: expected a trace, found no file; give '
-                            'run.py diff --trace FILE.npz') from None
-        except (ValueError, OSError, EOFError, KeyError,
-                zipfile.BadZipFile) as error:
-            raise UserError(f'{path}: expected a trace (.npz), found an '
-                            f'unreadable file ({error})') from None
-        if 'case' not in self._arrays:
-            raise UserError(f'{path}: expected a trace with the key `case`, '
-                            f'found {sorted(self._arrays)[:3]} …; see '
-                            'docs/traces.md')
+        with opened(self.path) as file:
+            self._arrays = {key: file[key] for key in file.files}
         self.case: dict[str, Any] = json.loads(str(self._arrays['case']))
         self.config: dict[str, Any] = {}
         if 'config' in self._arrays:

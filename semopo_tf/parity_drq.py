@@ -350,7 +350,8 @@ def _leeway(moments: list[dict[str, Arrays]], lr: float) -> Arrays:
     Adam divides a gradient by its own size: an error of share e in it moves
     the weight by up to e·lr, and where the gradient is nothing but rounding
     (the bias that a softmax cancels, a unit whose rows cancel in a batch
-    norm), its sign is chance and the weight moves by up to 2·lr.
+    norm), its sign is chance and the weight moves by up to 2·lr. Where ours
+    is 0, by chance, and others of its array are not, theirs alone moves it.
     """
     allowed: Arrays = {}
     for before, after in itertools.pairwise(moments):
@@ -362,7 +363,7 @@ def _leeway(moments: list[dict[str, Arrays]], lr: float) -> Arrays:
                 size = np.abs(grad)
                 share = np.minimum(error / np.where(size > 0, size, 1), 2)
                 allowed[name] = allowed.get(name, 0.0) + lr * np.where(
-                    size > 0, share, 0)
+                    size > 0, share, float(size.any()))
     return allowed
 
 
