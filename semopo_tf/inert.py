@@ -48,10 +48,11 @@ READERS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (('behaviour',), ()),  # of run.py data build
     (('rssm', 'encoder', 'decoder', 'reward_head', 'discount_head',
       'model_opt', 'grad_heads', 'pred_discount', 'clip_rewards', 'scan',
+      'pixel',
       'offline_model_train_steps', 'offline_model_dataset.batch', 'actor',
       'critic', 'actor_opt', 'critic_opt', 'discount', 'imag_horizon',
       'eval_state_mean'), registry.WORLD_MODELS),
-    (('kl', 'loss_scales', 'transition', 'backward', 'pixel', 'actor_passes',
+    (('kl', 'loss_scales', 'transition', 'backward', 'actor_passes',
       'slice_frames', 'cache_embeddings', 'model_train_steps',
       'initial_joint_step', 'offline_model_loaddir', 'model_starts',
       'model_start_updates', 'offline_train_dataset.batch', 'replay',
