@@ -12,6 +12,7 @@ first updates it differs more by the quality of the pictures.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,6 +25,9 @@ from semopo_tf.method import Batch, ChunkSource, Phase
 PHASE = 'starts'
 PREFIX = 'starts/'  # of its arrays in a checkpoint
 JUDGED = 10         # last updates of a start, on whose batches it is judged
+# Nats, after 150 updates on walker's data: starts known to be right had 0.17 to
+# 0.38, those known to be swapped 0.01 to 0.07 (docs/results/mini.md).
+DOUBTFUL = 0.1
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -81,7 +85,18 @@ class Starts:
         return metrics
 
     def finish(self) -> None:
-        """The best start's variables become the model's."""
+        """The best start's variables become the model's.
+
+        Says so when even that one's worth is no sign of a right one.
+        """
+        if self._worth.max() < DOUBTFUL:
+            shown = ', '.join(f'{worth:.3f}' for worth in self._worth)
+            print('warning: in no start do actions decide much of the '
+                  f'endogenous stream ({shown} nats; right ones have '
+                  f'{DOUBTFUL} and more): the streams may have changed places;'
+                  ' look at the masks, or begin more: --model_starts '
+                  f'{2 * len(self._worth)} and another --logdir',
+                  file=sys.stderr)
         restore(self._variables, self._kept, PHASE)
         self._kept = {}
 

@@ -54,6 +54,17 @@ def test_the_highest_worth_goes_on():
     assert set(toy.starts.state()) == {'starts/worth'}
 
 
+def test_starts_of_little_worth_are_said(capsys):
+    toy = Toy()
+    toy.run(range(3 * UPDATES))
+    toy.starts.finish()
+    assert not capsys.readouterr().err
+    toy.starts.load({'starts/worth': np.array([.01, .065, .02]),
+                     'starts/kept/w': np.float32(1)})
+    toy.starts.finish()
+    assert '0.010, 0.065, 0.020 nats' in capsys.readouterr().err
+
+
 def test_a_start_is_judged_by_its_last_updates(monkeypatch):
     monkeypatch.setattr(starts, 'JUDGED', 2)
     toy = Toy()
