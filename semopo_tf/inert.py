@@ -38,7 +38,7 @@ OFFLINE_ONLY = (
     'offline_penalty_type', 'offline_lmbd', 'cache_embeddings', 'skip_broken',
 )
 
-# Which methods read what not all read; keys of no row are everybody's.
+# Which methods read what not all read; keys of no row all of them read.
 # tests/test_battery.py watches what the methods read.
 READERS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (('lompo',), ('lompo',)),

@@ -38,7 +38,7 @@ CHOICES = {
 ALIASES = {'jit': {'True': 'none', 'true': 'none', 'False': 'eager',
                    'false': 'eager'}}
 
-# The smallest value of a number; 1 where nothing is said.
+# The smallest value of a number …
 LEAST = {
     'seed': 0, 'steps': 0, 'offline_model_train_steps': 0, 'imag_horizon': 2,
     'time_limit': 0, 'slice_frames': 0, 'video_frames': 1,
@@ -51,7 +51,7 @@ LEAST = {
     'offline_model_dataset.batch': 1, 'offline_model_dataset.length': 2,
     'offline_train_dataset.batch': 1, 'offline_train_dataset.length': 2,
     'discount': 0, 'discount_lambda': 0, 'video_alpha': 0}
-# … and the largest.
+# … and the largest, where there is one.
 MOST = {'discount': 1, 'discount_lambda': 1, 'video_alpha': 1}
 
 # Folders: `~` is the home directory.
