@@ -331,7 +331,8 @@ def test_the_first_iterations_have_noise_on_the_logits(iteration, obs, obs_k):
 
 def test_agrees_with_the_recording():
     report = parity_drq.replay(recording('infogating'), {})
-    assert set(report.errors) == {'losses', 'weights', 'actions'}
+    assert set(report.errors) == {
+        'losses', 'weights', 'changes', 'actions'}
     assert report.agrees, {g: report.worst(g) for g in report.errors}
 
 
