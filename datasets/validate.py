@@ -21,7 +21,7 @@ from datasets.registry import DataSet
 from datasets.table3 import Statistics, statistics
 from dreamerv2_base.errors import UserError
 
-NAMED, DIFFERENT = 0, 1  # exit codes
+FINE, DIFFERENT = 0, 1  # exit codes
 CLOSE = 0.1  # how far a rebuilt set's statistics may lie off (6.6)
 SHOWN = 12  # findings of one check that are printed
 
@@ -59,10 +59,11 @@ class Report:
     @property
     def verdict(self) -> str:
         """'named', 'equivalent' (its returns alone differ, by at most 10 %
-        of what is known), 'differs', or 'unnamed'."""
+        of what is known), 'differs', or 'sound' (without a name to compare
+        with, and nothing wrong)."""
         serious = {one.check for one in self.findings if one.serious}
         if self.named is None:
-            return 'unnamed'
+            return 'differs' if serious else 'sound'
         if not serious:
             return 'named'
         if serious == {'statistics'} and self._close():
@@ -71,7 +72,7 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        return NAMED if self.verdict == 'named' else DIFFERENT
+        return FINE if self.verdict in ('named', 'sound') else DIFFERENT
 
     def _close(self) -> bool:
         assert self.named is not None
@@ -206,11 +207,14 @@ def _kinds(report: Report) -> str:
 
 
 def _table(report: Report) -> list[str]:
-    """Returns beside Table 3, with the difference of each."""
-    theirs = report.named.statistics if report.named else Statistics()
+    """Returns, of a named set beside Table 3 with the difference of each."""
     mine = (statistics(report.returns) if len(report.returns)
             else Statistics())
-    counts = report.named.episodes if report.named else ()
+    if report.named is None:
+        return [f'  {"returns":<10}{"here":>10}'] + [
+            f'  {name:<10}{_number(here):>10}'
+            for name, here in vars(mine).items()]
+    theirs, counts = report.named.statistics, report.named.episodes
     expected = ' or '.join(map(str, counts)) or 'not known here'
     difference = (f'{len(report.episodes) - counts[0]:+d}'
                   if len(counts) == 1 else '')
@@ -244,8 +248,11 @@ def _findings(findings: Sequence[Finding]) -> list[str]:
 
 def _verdict(report: Report) -> str:
     if report.named is None:
-        return ('no name to compare with: its folder names no set; give '
-                '--set NAME (run.py data list)')
+        compared = ('its path speaks of no set that is known; to compare it '
+                    'with one give --set NAME (run.py data list)')
+        return (f'not sound: see DIFFERS above; {compared}'
+                if report.exit_code else
+                f'sound: nothing wrong was found; {compared}')
     name = report.named.name
     if report.verdict == 'named':
         known = len(report.named.statistics.known())

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets import facts, manifest
+from datasets import facts, manifest, rendering
 from dreamerv2_base.envs.rollout import Rollout
 from dreamerv2_base.episodes import write_episode
 from dreamerv2_base.errors import UserError
@@ -77,6 +77,7 @@ def _record(config, folder: Path) -> None:
     if config.task.startswith('dmcdrv_'):
         recipe |= {key: config[key] for key in (
             'video_dir', 'background_grayscale', 'scene')}
+    recipe['frames'] = rendering.settings(env_spec_from(config))
     files = sorted(folder.glob('*.npz'))
     known = manifest.load(folder) or {}
     names = [entry['name'] for entry in known.get('files', [])]

@@ -41,7 +41,7 @@ def train_run(config: Config, names: list[str], notes: list[str],
     """
     from semopo_tf import data_match
     store = open_data(config)
-    seen = data_match.scene_notes(config, store)
+    seen = data_match.episode_notes(config, store)
     for note in seen:
         print(f'warning: {note}', file=sys.stderr)
     from dreamerv2_base.tf import tf

@@ -6,6 +6,7 @@ the frames themselves. Never imports TensorFlow.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,20 @@ from datasets import registry as sets
 from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
 from semopo_tf import registry
-from semopo_tf.environments import env_spec_from, is_car_racing
+from semopo_tf.environments import (
+    check_name,
+    describe_env,
+    env_spec_from,
+    is_car_racing,
+)
 
 LOOKED_AT = 3  # episodes whose frames are looked at
 
 
 def check_task(config: Config) -> None:
-    """Raises UserError where the data are of another task than the run's."""
+    """Raises UserError where the data are of another task than the run's, and
+    for a task that is none."""
+    check_name(config.task)
     if registry.method_name(config) in registry.ONLINE:
         return
     mine = task_of(config)
@@ -47,7 +55,7 @@ def task_of(config: Config) -> str:
 
 
 def recipe_notes(config: Config) -> list[str]:
-    """Where sets that `data build` made were rendered otherwise.
+    """Where sets made by `data build` or `collect` were rendered otherwise.
 
     Others do not say how, but are taken to be before real videos if the task
     is.
@@ -60,6 +68,7 @@ def recipe_notes(config: Config) -> list[str]:
         if 'frames' in recipe:
             notes += rendering.differences(
                 recipe['frames'], env_spec_from(config))
+            notes += _other_versions(recipe, config)
         elif not recipe and config.video_dir == 'procedural' and (
                 config.task.startswith('dmcdrv_')):
             notes.append(
@@ -69,21 +78,40 @@ def recipe_notes(config: Config) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def scene_notes(config: Config, store: Any) -> list[str]:
-    """Where frames show another scene or background than the evaluation's.
+def episode_notes(config: Config, store: Any) -> list[str]:
+    """What a few of the run's episodes show that does not fit it.
 
-    `store`: the run's episodes, of which a few are looked at; sets with a
-    recipe and data without frames are not.
+    Rows in another order than this package's, frames of another scene or
+    background than the evaluation's. `store`: the run's episodes; data
+    without frames, and sets that `data build` made, are not looked at.
     """
     if registry.method_name(config) in registry.ONLINE or (
             'image' not in getattr(store, 'keys', ())) or any(
-            _recipe(Path(folder)) for folder in config.offline_dir):
+            'set' in _recipe(Path(folder)) for folder in config.offline_dir):
         return []
     numbers = np.unique(np.linspace(0, len(store) - 1, LOOKED_AT).astype(int))
-    looks = [scene.look(store.episode(int(number))['image'])
-             for number in numbers]
-    found = scene.judge(looks, task_of(config))
-    return compare(config, found['background'], found['floor'])
+    episodes = [store.episode(int(number)) for number in numbers]
+    found = scene.judge([scene.look(one['image']) for one in episodes],
+                        task_of(config))
+    return row_notes(episodes) + compare(
+        config, found['background'], found['floor'])
+
+
+def row_notes(episodes: Sequence[Mapping[str, np.ndarray]]) -> list[str]:
+    """Where row 0 holds an action or a reward (`datasets.checks`).
+
+    Then rows hold what is done at their frame, as D4RL's do, and every model
+    and reward would be learned one row off.
+    """
+    wrong = sum(bool(one['action'][0].any() or one['reward'][0])
+                for one in episodes)
+    if not wrong:
+        return []
+    return [
+        f'rows: expected the action and reward that led to their frame, so '
+        f'zeros in row 0, found others in {wrong} of {len(episodes)} episodes '
+        'looked at; where each row holds what is done at its frame, move '
+        'action, reward and the flags of the end one row on (docs/design.md)']
 
 
 def compare(config: Config, background: str, floor: str) -> list[str]:
@@ -111,6 +139,15 @@ def compare(config: Config, background: str, floor: str) -> list[str]:
     return notes
 
 
+def _other_versions(recipe: Mapping[str, Any], config: Config) -> list[str]:
+    """Where other versions drew the data's frames than draw the run's."""
+    here = describe_env(config.task)
+    return [f'{name}: the data were rendered with {there}, the evaluation '
+            f'with {here[name]}; frames and returns may differ'
+            for name, there in recipe.get('environment', {}).items()
+            if name != 'id' and name in here and here[name] != there]
+
+
 def _recipe(folder: Path) -> dict[str, Any]:
-    """How `data build` made a folder's set; empty for others."""
+    """How `data build` or `collect` made a folder; empty for others."""
     return (manifest.load(folder) or {}).get('recipe') or {}

@@ -6,6 +6,7 @@ Never imports TensorFlow: environments live in child processes.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -62,17 +63,23 @@ def make_env(spec: EnvSpec) -> Any:
     if is_car_racing(spec.task):
         from dreamerv2_base.envs.car_racing import CarRacing
         return CarRacing(spec.size, spec.action_repeat, spec.time_limit)
+    check_name(spec.task)
     suite, _, task = spec.task.partition('_')
-    if suite not in ('dmc', 'dmcdrv') or not task:
-        raise UserError(
-            'task: expected dmc_TASK, dmcdrv_TASK or car_racing, found '
-            f'{spec.task!r}; give --task dmcdrv_walker_walk')
     env = DMC(task, spec.size, spec.action_repeat, spec.camera, spec.scene,
               spec.shadows, spec.time_limit, spec.state_key)
     if suite == 'dmc':
         return env
     frames = background_of(spec)
     return env if frames is None else Distracted(env, frames)
+
+
+def check_name(task: str) -> None:
+    """Raises UserError for a name that is no environment's."""
+    if not re.match('(dmc|dmcdrv|state)_.', task) and not is_car_racing(task):
+        raise UserError(
+            'task: expected dmc_TASK, dmcdrv_TASK or car_racing, found '
+            f'{task!r}; give --task dmcdrv_walker_walk (docs/own_data.md: '
+            'data of another environment)')
 
 
 def background_of(spec: EnvSpec) -> np.ndarray | None:

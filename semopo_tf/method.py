@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from dreamerv2_base.errors import UserError
+
 Batch = Mapping[str, np.ndarray]
 Metrics = dict[str, float]
 
@@ -101,6 +103,20 @@ class Method(Protocol):
 
     def videos(self, batch: Batch, key: int) -> dict[str, np.ndarray]:
         """Pictures of what was learned: {name: float [T, h, w, C] in 0…1}."""
+
+
+def expect_frames(observation: Batch, side: int) -> None:
+    """Raises UserError where `image` is not uint8 [n, side, side, 3].
+
+    Anything else (floats, other sizes, one frame without an axis in front)
+    would be seen as noise, and acted on without a word.
+    """
+    image = observation['image']
+    if image.dtype != np.uint8 or image.shape[1:] != (side, side, 3):
+        raise UserError(
+            f'policy: expected image uint8 [n, {side}, {side}, 3], found '
+            f'{image.dtype} {list(image.shape)}; give rendered frames as they '
+            'are, with an axis of environments in front')
 
 
 def size_of_actions(store: Any, given: int | None) -> int:

@@ -18,6 +18,7 @@ from dreamerv2_base.logger import Logger
 from semopo_tf import settings
 
 # Keys that may change between the parts of a run: no number depends on them.
+# (Nor on where the data lie; that they are the same is seen by their digest.)
 FREE_KEYS = frozenset({
     'logdir', 'tensorboard', 'eval_workers', 'keep_checkpoints',
     'save_updates', 'cache_dir', 'require_gpu'})
@@ -84,7 +85,7 @@ class RunFolder:
         if path.exists():
             changed = {key: pair for key, pair in
                        settings.saved(path).difference(config).items()
-                       if key not in FREE_KEYS}
+                       if key not in FREE_KEYS | {'offline_dir'}}
             if changed:
                 shown = ', '.join(f'{key} {old!r} -> {new!r}' for
                                   key, (old, new) in list(changed.items())[:5])

@@ -31,7 +31,12 @@ from semopo_tf.embeddings import (
     compiled_encoder,
     encoder_stamp,
 )
-from semopo_tf.method import Batch, Phase, size_of_actions
+from semopo_tf.method import (
+    Batch,
+    Phase,
+    expect_frames,
+    size_of_actions,
+)
 from semopo_tf.settings import sampling_of, several_starts
 from semopo_tf.starts import Starts
 
@@ -88,6 +93,7 @@ class WorldModelMethod:
     def policy(self, observation: Batch, state: Any, key: int,
                ) -> tuple[np.ndarray, Any]:
         """Actor mode from a sampled posterior (spec section 9)."""
+        expect_frames(observation, self.config.image_size)
         return self.agent.policy(observation, state, key)
 
     def state(self) -> Mapping[str, np.ndarray]:

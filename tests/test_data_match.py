@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from datasets import manifest, rendering
 from dreamerv2_base.episodes import write_episode
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.store import open_store
 from semopo_tf import data_match, settings
-from tests.helpers import make_episode
+from semopo_tf.environments import EnvSpec, describe_env
+from tests.helpers import make_episode, make_folder
 
 
 def config_of(*flags):
@@ -63,9 +65,47 @@ def test_frames_of_the_data_are_looked_at(tmp_path):
     write_episode(tmp_path, episode, 0, f'{0:032x}')
     store = open_store([tmp_path])
     folder = ['--offline_dir', str(tmp_path)]
-    notes = data_match.scene_notes(
+    notes = data_match.episode_notes(
         config_of('--task', 'dmc_humanoid_walk', *folder), store)
     assert len(notes) == 1
     assert 'show grayscale video' in notes[0]
-    assert not data_match.scene_notes(
+    assert not data_match.episode_notes(
         config_of('--task', 'dmcdrv_humanoid_walk', *folder), store)
+
+
+def test_rows_in_another_order_are_told(tmp_path):
+    """Each row holds what is done at its frame, as D4RL's do."""
+    episode = make_episode()
+    store = open_store([make_folder(tmp_path / 'right', 2)])
+    config = config_of('--offline_dir', str(tmp_path / 'right'))
+    assert not [note for note in data_match.episode_notes(config, store)
+                if note.startswith('rows')]
+    for key in ('action', 'reward'):
+        episode[key] = np.roll(episode[key], -1, 0)
+    (tmp_path / 'early').mkdir()
+    write_episode(tmp_path / 'early', episode, 0, f'{0:032x}')
+    store = open_store([tmp_path / 'early'])
+    config = config_of('--offline_dir', str(tmp_path / 'early'))
+    note = data_match.episode_notes(config, store)[0]
+    assert note.startswith('rows: expected the action and reward that led to')
+    assert '1 of 1 episodes' in note
+
+
+def test_collected_data_say_how_they_were_rendered(tmp_path):
+    spec = EnvSpec('dmcdrv_walker_walk', video_dir='procedural')
+    environment = describe_env('dmcdrv_walker_walk')
+    manifest.write(tmp_path, [], recipe={
+        'policy': 'random', 'frames': rendering.settings(spec),
+        'environment': {**environment, 'mujoco': '2.3.0'}})
+    repeat, version = data_match.recipe_notes(config_of(
+        '--task', 'dmcdrv_walker_walk', '--offline_dir', str(tmp_path),
+        '--action_repeat', '8'))
+    assert repeat.endswith('give --action_repeat 2')
+    assert version.startswith('mujoco: the data were rendered with 2.3.0, the '
+                              f'evaluation with {environment["mujoco"]}')
+
+
+@pytest.mark.parametrize('task', ['my_robot', 'none', 'walker_walk'])
+def test_a_task_that_is_none_is_refused_before_the_data_are_read(task):
+    with pytest.raises(UserError, match='task: expected dmc_TASK'):
+        data_match.check_task(config_of('--task', task))

@@ -371,9 +371,23 @@ def test_tree_and_its_exit_code(clean, tmp_path, capsys):
 def test_set_of_no_name(clean, tmp_path):
     folder = shutil.copytree(clean, tmp_path / 'mine')
     report = validate(folder)
-    assert report.verdict == 'unnamed'
-    assert report.exit_code == 1
+    assert (report.verdict, report.exit_code) == ('sound', 0)
+    text = render(report)
+    assert 'Table 3' not in text
+    assert 'sound: nothing wrong was found' in text
     assert validate(folder, 'walker_walk_random').exit_code == 0
+
+
+def test_own_data_that_are_not_sound(clean, tmp_path):
+    folder = shutil.copytree(clean, tmp_path / 'mine')
+    path = sorted(folder.glob('*.npz'))[0]
+    with np.load(path) as file:
+        episode = dict(file)
+    episode['reward'][3] = np.nan
+    np.savez_compressed(path, **episode)
+    report = validate(folder)
+    assert (report.verdict, report.exit_code) == ('differs', 1)
+    assert 'not sound' in render(report)
 
 
 def test_read_only_folder_is_checked_all_the_same(clean, tmp_path,

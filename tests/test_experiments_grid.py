@@ -346,14 +346,14 @@ def test_rows_older_than_a_key_are_not_of_another_configuration(
         task='cartpole_swingup', level='mixed', seed=0, scale='mini',
         dirty=False, returns=[1.0], config_hash='of fewer keys',
         logdir=str(logdir)))
-    commands._warn_changed(found, store, None)
+    commands._warn_changed(found, store)
     assert 'another configuration' in capsys.readouterr().err
     older = {key: value for key, value in now.flat().items()
              if not key.startswith('model_start')}
     (logdir / 'config.yaml').write_text(json.dumps(older))
-    commands._warn_changed(found, store, None)
+    commands._warn_changed(found, store)
     assert capsys.readouterr().err == ''
     older['disen_scales.kl_disen'] = 3.0
     (logdir / 'config.yaml').write_text(json.dumps(older))
-    commands._warn_changed(found, store, None)
+    commands._warn_changed(found, store)
     assert 'another configuration' in capsys.readouterr().err

@@ -30,7 +30,12 @@ from semopo_tf.baselines.drq_nets import (
     schedule,
 )
 from semopo_tf.baselines.torch_adam import TorchAdam, step
-from semopo_tf.method import Batch, Phase, size_of_actions
+from semopo_tf.method import (
+    Batch,
+    Phase,
+    expect_frames,
+    size_of_actions,
+)
 
 Tensors = Mapping[str, tf.Tensor]
 Metrics = dict[str, tf.Tensor]
@@ -149,6 +154,7 @@ class PixelMethod:
         The state holds the last frames, oldest first: three copies of the
         first one at the start of an episode.
         """
+        expect_frames(observation, self.config.image_size)
         side, stack = self.config.drq.image_size, self.config.drq.frame_stack
         frame = upscale(observation['image'], side)
         fresh = np.tile(frame, stack)

@@ -30,7 +30,12 @@ from semopo_tf.baselines.lompo_buffers import (
     padded,
 )
 from semopo_tf.baselines.lompo_model import LompoModel
-from semopo_tf.method import Batch, Phase, size_of_actions
+from semopo_tf.method import (
+    Batch,
+    Phase,
+    expect_frames,
+    size_of_actions,
+)
 
 Arrays = dict[str, np.ndarray]
 
@@ -91,6 +96,7 @@ class LOMPO:
 
         Draws are independent for each environment.
         """
+        expect_frames(observation, self.config.image_size)
         if state is None:
             count = len(observation['image'])
             state = {'counter': key % 2 ** 63, 'latent': {

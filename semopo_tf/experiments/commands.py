@@ -136,6 +136,7 @@ class Request:
     scale: scales.Scale
     out: Path
     data: Path
+    video_dir: str | None
     jobs: int
     flags: tuple[str, ...]
 
@@ -211,8 +212,15 @@ def _request(options: argparse.Namespace, rest: list[str]) -> Request:
         min(4, os.cpu_count() or 1) if scale.name == 'demo' else 1)
     out = out.expanduser().resolve()
     data = options.data.expanduser().resolve()
-    return Request(items, offered, cells, scale, out, data, jobs,
-                   tuple(rest))
+    return Request(items, offered, cells, scale, out, data,
+                   _whole(options.video_dir), jobs, tuple(rest))
+
+
+def _whole(video_dir: str | None) -> str | None:
+    """A folder of videos as runs get it, wherever they are started."""
+    if video_dir and Path(video_dir).expanduser().exists():
+        return str(Path(video_dir).expanduser().resolve())
+    return video_dir  # 'procedural', 'none'
 
 
 def _expect_scale(request: Request, store: ResultStore) -> None:
@@ -286,27 +294,26 @@ def _plan(options: argparse.Namespace, request: Request) -> int:
     return 0
 
 
-def _folders(options: argparse.Namespace, request: Request,
-             ) -> dict[str, Path]:
+def _folders(request: Request) -> dict[str, Path]:
     """Where the sets lie; the demo's own are made when they are missing."""
     names = _sets(request)
     if request.scale.name == 'demo':
         for number, name in enumerate(names):
             folder = scales.find_data(name, request.data)
             if folder is None or folder == request.data / name:
-                _collect(options, request.data / name, name, number)
+                _collect(request, name, number)
     return scales.locate(names, request.data)
 
 
-def _collect(options: argparse.Namespace, folder: Path, name: str,
-             seed: int) -> None:
+def _collect(request: Request, name: str, seed: int) -> None:
     """A few scripted episodes that stand in for a set, at the demo scale."""
+    folder = request.data / name
     command = [sys.executable, str(runner.ROOT / 'run.py'), 'collect',
                '--configs', 'demo', 'reproduce_demo', '--task',
                scales.task_key(registry.find(name)), '--offline_dir',
                str(folder), '--seed', str(seed)]
-    if options.video_dir:
-        command += ['--video_dir', str(options.video_dir)]
+    if request.video_dir:
+        command += ['--video_dir', request.video_dir]
     print(f'scripted stand-in for {name}: {folder}', file=sys.stderr)
     done = subprocess.run(command, cwd=runner.ROOT, check=False,
                           stdout=subprocess.DEVNULL)
@@ -321,9 +328,9 @@ def _collect(options: argparse.Namespace, folder: Path, name: str,
 
 def _sweep(options: argparse.Namespace, request: Request,
            store: ResultStore) -> dict[str, str]:
-    jobs = _jobs(options, request)
+    jobs = _jobs(request)
     adopt(jobs, store)
-    _warn_changed(request, store, options.video_dir)
+    _warn_changed(request, store)
     todo = unfinished(jobs, store)
     if not todo:
         return {}
@@ -334,16 +341,13 @@ def _sweep(options: argparse.Namespace, request: Request,
                      options.retries).run()
 
 
-def _jobs(options: argparse.Namespace, request: Request,
-          ) -> list[runner.Job]:
-    folders = _folders(options, request)
+def _jobs(request: Request) -> list[runner.Job]:
+    folders = _folders(request)
     cores = os.cpu_count() or 1
     threads = max(1, cores // request.jobs) if request.jobs > 1 else 0
-    video_dir = options.video_dir
-    if video_dir and Path(video_dir).exists():
-        video_dir = str(Path(video_dir).resolve())
-    return [runner.Job(cell, folders[cell.set], request.out, video_dir,
-                       threads, request.flags) for cell in request.cells]
+    return [runner.Job(cell, folders[cell.set], request.out,
+                       request.video_dir, threads, request.flags)
+            for cell in request.cells]
 
 
 def _pool(options: argparse.Namespace, request: Request) -> Pool:
@@ -355,15 +359,14 @@ def _pool(options: argparse.Namespace, request: Request) -> Pool:
                    options.cpus_per_run)
 
 
-def _warn_changed(request: Request, store: ResultStore,
-                  video_dir: str | None) -> None:
+def _warn_changed(request: Request, store: ResultStore) -> None:
     """Say which rows were made with another configuration."""
     rows = {row.run: row for row in store.rows(variant='')}
     if not rows:
         return
     changes = parse_flags(request.flags)
-    if video_dir:
-        changes['video_dir'] = [str(video_dir)]
+    if request.video_dir:
+        changes['video_dir'] = [request.video_dir]
     configs: dict[str, Config] = plan.configs(request.cells, changes)
     other = [cell.run() for cell in request.cells if cell.run() in rows
              and _hash_today(rows[cell.run()]) != runner.config_hash(
