@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -84,6 +85,9 @@ def _add_reproduce(subparsers: argparse._SubParsersAction) -> None:
                       help='size of the runs (default: paper)')
     what.add_argument('--sets', nargs='+', help='only these data sets')
     what.add_argument('--systems', nargs='+', help='only these methods')
+    what.add_argument('--label', metavar='NAME',
+                      help='call the --systems with your keys so: rows and '
+                      'columns of their own beside the system as it is')
     what.add_argument('--seeds', type=int, help='how many, from 0 on')
     where = new.add_argument_group('where')
     where.add_argument('--data', type=Path, default=Path('data'),
@@ -181,6 +185,7 @@ def reproduce(options: argparse.Namespace, rest: list[str]) -> int:
 
 def _request(options: argparse.Namespace, rest: list[str]) -> Request:
     flags = _checked_flags(rest)
+    _check_label(options, rest)
     scale = scales.SCALES[options.scale]
     items = tuple(grid.items_named(
         options.table, options.figure, options.all))
@@ -200,6 +205,8 @@ def _request(options: argparse.Namespace, rest: list[str]) -> Request:
     if options.systems:
         systems = tuple(grid.system_named(name).name
                         for name in options.systems)
+        if options.label:
+            systems = tuple(f'{name} [{options.label}]' for name in systems)
         extra = systems
     cells = tuple(grid.cells(items, offered, seeds, scale.name, systems,
                              extra))
@@ -214,6 +221,20 @@ def _request(options: argparse.Namespace, rest: list[str]) -> Request:
     data = options.data.expanduser().resolve()
     return Request(items, offered, cells, scale, out, data,
                    _whole(options.video_dir), jobs, tuple(rest))
+
+
+def _check_label(options: argparse.Namespace, rest: Sequence[str]) -> None:
+    """Raises UserError for a label that is none, or of nothing."""
+    if options.label is None:
+        return
+    if not grid.LABEL.fullmatch(f'x [{options.label}]'):
+        raise UserError('--label: expected small letters, digits and _, found '
+                        f'{options.label!r}; give --label mine')
+    if not options.systems or not rest:
+        raise UserError(
+            '--label: expected --systems and the keys that differ, found '
+            f'{"no keys" if options.systems else "no --systems"}; give for '
+            'example --systems SeMOPO --offline_lmbd 5 --label lambda_5')
 
 
 def _whole(video_dir: str | None) -> str | None:
@@ -328,6 +349,7 @@ def _collect(request: Request, name: str, seed: int) -> None:
 
 def _sweep(options: argparse.Namespace, request: Request,
            store: ResultStore) -> dict[str, str]:
+    _keep_label(options, request)
     jobs = _jobs(request)
     adopt(jobs, store)
     _warn_changed(request, store)
@@ -357,6 +379,49 @@ def _pool(options: argparse.Namespace, request: Request) -> Pool:
     return RayPool(options.ray, request.jobs,
                    request.out / 'logs' / 'ray.log', options.gpus_per_run,
                    options.cpus_per_run)
+
+
+def _labels(out: Path) -> dict[str, list[str]]:
+    """The keys behind every label of a reproduction."""
+    path = out / 'labels.json'
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _keep_label(options: argparse.Namespace, request: Request) -> None:
+    """Record what a label stands for; raises UserError if it stood for
+    something else before."""
+    if not options.label:
+        if request.flags:
+            print(f'note: every run gets {" ".join(request.flags)} and is '
+                  'called as without; --label NAME keeps both apart',
+                  file=sys.stderr)
+        return
+    known = _labels(request.out)
+    mine = list(request.flags)
+    if known.setdefault(options.label, mine) != mine:
+        raise UserError(
+            f'--label {options.label}: expected its keys '
+            f'{" ".join(known[options.label])}, found {" ".join(mine)}; give '
+            'another label')
+    runner.write_json(request.out / 'labels.json', known)
+
+
+def _with_variants(request: Request, store: ResultStore,
+                   ) -> tuple[grid.Cell, ...]:
+    """The wanted runs, and finished ones of labelled systems and of what
+    these vary, so that they stand side by side."""
+    rows = {row.run: row for row in store.rows(scale=request.scale.name,
+                                               variant='')}
+    used = {row.system for row in rows.values()} | {
+        cell.system for cell in request.cells}
+    labelled = {name for name in used if grid.base(name) != name}
+    names = sorted(labelled | {grid.base(name) for name in labelled})
+    seeds = max((row.seed + 1 for row in rows.values()), default=0)
+    mine = {cell.run() for cell in request.cells}
+    more = grid.cells(request.items, request.offered, seeds,
+                      request.scale.name, names, names)
+    return (*request.cells, *(cell for cell in more if cell.run() in rows
+                              and cell.run() not in mine))
 
 
 def _warn_changed(request: Request, store: ResultStore) -> None:
@@ -402,9 +467,11 @@ def _report(options: argparse.Namespace, request: Request,
     written = page.write(
         store.rows(scale=request.scale.name),
         [item.name for item in request.items], request.out / 'report',
-        published_style=options.published_style, wanted=request.cells,
+        published_style=options.published_style,
+        wanted=_with_variants(request, store),
         data={name: folder for name, folder in folders.items() if folder},
-        paper=paper_numbers.load(options.paper), sample=options.sample_std)
+        paper=paper_numbers.load(options.paper), sample=options.sample_std,
+        labels=_labels(request.out))
     for path in written:
         if path.name == 'index.html':
             print(f'report: {path}')

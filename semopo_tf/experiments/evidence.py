@@ -70,7 +70,7 @@ class Evidence:
     def systems(self, item: str) -> list[str]:
         """Systems of an item, the paper's first and in its order."""
         used = {cell.system for cell in self.wanted if item in cell.items}
-        order = (*grid.ITEMS[item].systems, *grid.SYSTEMS)
+        order = (*grid.ITEMS[item].systems, *grid.SYSTEMS, *sorted(used))
         return [name for name in dict.fromkeys(order) if name in used]
 
     def sets(self, item: str) -> list[str]:
@@ -291,8 +291,10 @@ def default_wanted(rows: Sequence[Row], items: Sequence[grid.Item],
     known = scales.SCALES[scale]
     offered = list(dict.fromkeys((*known.sets, *(row.set for row in rows))))
     used = {row.system for row in rows}
-    joined = [name for name in grid.SYSTEMS if name in used and not any(
-        name in item.systems for item in grid.ITEMS.values())]
+    labelled = sorted(name for name in used if grid.base(name) != name)
+    joined = [name for name in (*grid.SYSTEMS, *labelled) if name in used
+              and not any(name in item.systems
+                          for item in grid.ITEMS.values())]
     systems = known.systems and (*known.systems, *sorted(
         used - set(known.systems)))
     seeds = max([known.seeds, *(row.seed + 1 for row in rows)])
@@ -319,7 +321,7 @@ def plural(count: int, noun: str) -> str:
 
 def _measure(row: Row) -> str:
     """The command that measures a run as its row's figures need it."""
-    system = grid.SYSTEMS.get(row.system)
+    system = grid.SYSTEMS.get(grid.base(row.system))
     names = ' '.join(system.quantities) if system else 'NAME …'
     return (f'run.py measure {row.logdir} --names {names} --out '
             f'{row.quantities or "FILE"}')

@@ -7,8 +7,9 @@ V-D4RL tasks figure 9 shows, Offline DV2's settings.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from datasets.registry import LQV_EPISODES, LQV_TASKS, VD4RL_LEVELS
 from dreamerv2_base.errors import UserError
@@ -40,7 +41,7 @@ class System:
 _STREAMS = ('uncertainty', 'frames', 'reconstruction')
 NEED_SIMULATOR = ('separation', 'probe', 'action_effects')
 
-SYSTEMS: dict[str, System] = {system.name: system for system in (
+SYSTEMS: dict[str, System] = {known.name: known for known in (
     System('SeMOPO', 'semopo', 'released',
            quantities=(*_STREAMS, 'entropy', *NEED_SIMULATOR)),
     # At small scales beside the released settings; at scale `paper` it is
@@ -57,6 +58,9 @@ SYSTEMS: dict[str, System] = {system.name: system for system in (
     System('Se+RS', 'se_rs', 'se_rs', quantities=('reconstruction',)),
     System('Se+RS+DRP', 'se_rs_drp', 'se_rs_drp',
            quantities=('reconstruction',)))}
+
+# A variant of a system that a user named: 'SeMOPO [mine]'.
+LABEL = re.compile(r'(.+) \[([a-z0-9_]+)\]')
 
 # Two names of one and the same run: trained once, kept under the second.
 SAME = {'Se+CS': 'SeMOPO', 'Offline DV2+RS': 'Offline DV2'}
@@ -139,7 +143,7 @@ class Cell:
     @property
     def name(self) -> str:
         """`set/system/seed`, also its path below the runs' folder."""
-        return f'{self.set}/{SYSTEMS[self.system].slug}/seed{self.seed}'
+        return f'{self.set}/{system(self.system).slug}/seed{self.seed}'
 
     def run(self, variant: str = '') -> str:
         """Id of the row of a variant: `scale/set/system/seed[@variant]`."""
@@ -149,6 +153,21 @@ class Cell:
     def runs(self) -> tuple[str, ...]:
         """Ids of all rows that are wanted."""
         return tuple(self.run(variant) for variant in self.variants)
+
+
+def base(name: str) -> str:
+    """The system that a labelled one is a variant of; else its own name."""
+    found = LABEL.fullmatch(name)
+    return found[1] if found else name
+
+
+def system(name: str) -> System:
+    """A system of the grid, labelled or not. Raises KeyError for another."""
+    found = LABEL.fullmatch(name)
+    if found is None:
+        return SYSTEMS[name]
+    of = SYSTEMS[found[1]]
+    return replace(of, name=name, slug=f'{of.slug}-{found[2]}')
 
 
 def items_named(tables: Sequence[int], figures: Sequence[int],
@@ -178,9 +197,9 @@ def system_named(name: str) -> System:
     for alias, target in SAME.items():
         if wanted == alias.lower():
             return SYSTEMS[target]
-    for system in SYSTEMS.values():
-        if wanted in (system.name.lower(), system.slug):
-            return system
+    for known in SYSTEMS.values():
+        if wanted in (known.name.lower(), known.slug):
+            return known
     raise UserError(f'--systems: expected one of {", ".join(SYSTEMS)}, found '
                     f'{name!r}')
 
@@ -205,20 +224,23 @@ def cells(items: Sequence[Item], offered: Sequence[str], seeds: int,
       offered: names of the sets that may be used.
       seeds: how many; runs of the first seed come before all others.
       systems: only these, if given.
-      extra: systems that join Table 1 beyond the paper's.
+      extra: systems that join Table 1 beyond the paper's; labelled ones
+        join every table that their system is in.
     """
     wanted: dict[tuple[str, str], tuple[set[str], list[str]]] = {}
     for item in items:
-        joined = extra if item.name in ('table1', 'table5') else ()
-        for system in dict.fromkeys((*item.systems, *joined)):
-            if systems is not None and system not in systems:
+        joined = extra if item.name in ('table1', 'table5') else [
+            name for name in extra if item.name.startswith('table')
+            and base(name) != name and base(name) in item.systems]
+        for method in dict.fromkeys((*item.systems, *joined)):
+            if systems is not None and method not in systems:
                 continue
             for name in sets_of(item, offered):
-                variants, used = wanted.setdefault((name, system),
+                variants, used = wanted.setdefault((name, method),
                                                    (set(), []))
                 variants.update(item.variants)
                 used.append(item.name)
-    return [Cell(system, name, seed, scale,
+    return [Cell(method, name, seed, scale,
                  tuple(sorted(variants | {''})), tuple(used))
             for seed in range(seeds)
-            for (name, system), (variants, used) in wanted.items()]
+            for (name, method), (variants, used) in wanted.items()]

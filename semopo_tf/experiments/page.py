@@ -62,6 +62,7 @@ def write(rows: Sequence[Row], items: Sequence[str], out_dir: Path,
           wanted: Sequence[Cell] | None = None,
           data: Mapping[str, Path] | None = None,
           paper: PaperNumbers | None = None, sample: bool = False,
+          labels: Mapping[str, Sequence[str]] | None = None,
           ) -> list[Path]:
     """Write the files of all items and `index.html`; returns their paths.
 
@@ -74,6 +75,7 @@ def write(rows: Sequence[Row], items: Sequence[str], out_dir: Path,
       data: folders of sets by name: Table 3 of sets without a run.
       paper: the paper's numbers; by default those known here.
       sample: sample instead of population standard deviations over seeds.
+      labels: the keys that each label of a system stands for.
 
     Raises UserError for rows that do not go together and unreadable files.
     """
@@ -104,7 +106,7 @@ def write(rows: Sequence[Row], items: Sequence[str], out_dir: Path,
             table_formats.html_fragment(extra), paths)
         written += paths
     page = out_dir / 'index.html'
-    _write(page, _page(found, sections))
+    _write(page, _page(found, sections, labels or {}))
     return [*written, page]
 
 
@@ -123,18 +125,19 @@ def write_table(table: table_formats.Table, out_dir: Path) -> list[Path]:
 # Pieces of the page.
 
 
-def _page(found: Evidence, sections: Sections) -> str:
+def _page(found: Evidence, sections: Sections,
+          labels: Mapping[str, Sequence[str]]) -> str:
     title = f'SeMOPO: the paper reproduced, scale {found.scale}'
     links = ' '.join(
         f'<a href="#{anchor}">{html.escape(heading.split(".")[0])}</a>'
         for anchor, (heading, _) in sections.items())
     return _document(title, f'<h1>{html.escape(title)}</h1>'
-                     f'<nav>{links}</nav>{_summary(found)}'
+                     f'<nav>{links}</nav>{_summary(found, labels)}'
                      + ''.join(text for _, text in sections.values())
                      + _runs(found))
 
 
-def _summary(found: Evidence) -> str:
+def _summary(found: Evidence, labels: Mapping[str, Sequence[str]]) -> str:
     """What there is, what is missing, of which code and machines."""
     wanted = sum(len(cell.variants) for cell in found.wanted)
     missing = missing_runs(found)
@@ -149,7 +152,8 @@ def _summary(found: Evidence) -> str:
         'devices': ', '.join(sorted({row.device for row in rows})),
         'hours': f'{sum(row.hours for row in rows):.1f} in all',
         'finished': (f'{min(row.finished for row in rows)} to '
-                     f'{max(row.finished for row in rows)}') if rows else ''}
+                     f'{max(row.finished for row in rows)}') if rows else '',
+        **{f'[{label}]': ' '.join(keys) for label, keys in labels.items()}}
     body = ''.join(f'<tr><th>{name}</th><td>{html.escape(text or "–")}</td>'
                    '</tr>' for name, text in facts.items())
     warning = ''

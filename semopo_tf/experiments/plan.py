@@ -23,7 +23,7 @@ from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
 from semopo_tf import flops, memory, settings
 from semopo_tf.experiments import scales
-from semopo_tf.experiments.grid import SYSTEMS, Cell
+from semopo_tf.experiments.grid import Cell, base, system
 from semopo_tf.experiments.results import Row
 
 ACTIONS = 6
@@ -73,8 +73,8 @@ def estimate(cell: Cell, config: Config, rows: Sequence[Row] = (),
     if known:
         return Estimate(statistics.median(known),
                         f'{len(known)} finished')
-    if SYSTEMS[cell.system].family == 'drq':
-        seconds, basis = _drq(cell.system, config), 'updates, 2 cores'
+    if system(cell.system).family == 'drq':
+        seconds, basis = _drq(base(cell.system), config), 'updates, 2 cores'
         if speed:
             seconds, basis = seconds * CPU_SPEED / speed, 'updates and bench'
     else:
@@ -165,7 +165,7 @@ def run_disk(cell: Cell) -> float:
 
 def cache_disk(cell: Cell, config: Config) -> float:
     """Bytes of embeddings, while a run trains its policy."""
-    if SYSTEMS[cell.system].family != 'dreamer' or not (
+    if system(cell.system).family != 'dreamer' or not (
             config.cache_embeddings):
         return 0.0
     item = 4 if config.precision == '32' else 2
@@ -193,14 +193,16 @@ def show(cells: Sequence[Cell], finished: frozenset[str],
                  'hours', 'estimated from'):
         table.add_column(name, justify='left' if name in (
             'system', 'presets', 'estimated from') else 'right')
+    keys = [f'--{key} {" ".join(map(str, values))}'
+            for key, values in (flags or {}).items()]
     groups: dict[tuple[str, tuple[str, ...]], list[Cell]] = {}
     for cell in todo:
         key = cell.system, scales.presets_of_cell(cell)
         groups.setdefault(key, []).append(cell)
-    for (system, presets), some in groups.items():
+    for (method, presets), some in groups.items():
         hours = [estimates[cell.name].hours for cell in some]
         table.add_row(
-            system, ' '.join(presets),
+            method, ' '.join([*presets, *keys]),
             str(len({cell.set for cell in some})), str(len(some)),
             f'{statistics.median(hours):.2f}', f'{sum(hours):.1f}',
             ', '.join(dict.fromkeys(

@@ -26,7 +26,7 @@ from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
 from semopo_tf import settings
 from semopo_tf.experiments import scales
-from semopo_tf.experiments.grid import COLOUR, NEED_SIMULATOR, SYSTEMS, Cell
+from semopo_tf.experiments.grid import COLOUR, NEED_SIMULATOR, Cell, system
 from semopo_tf.experiments.results import Row
 from semopo_tf.run_folder import FREE_KEYS
 
@@ -238,7 +238,7 @@ def wanted_quantities(cell: Cell) -> tuple[str, ...]:
     entry = registry.find(cell.set)
     if entry.background == 'plain':
         return ()
-    names = SYSTEMS[cell.system].quantities
+    names = system(cell.system).quantities
     if entry.task == 'car_racing':
         names = tuple(n for n in names if n not in NEED_SIMULATOR)
     return names

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from datasets import registry
 from dreamerv2_base.errors import UserError
-from semopo_tf.experiments.grid import PAPER_SETS, SYSTEMS, Cell
+from semopo_tf.experiments.grid import PAPER_SETS, SYSTEMS, Cell, base
 
 ALL_SETS = tuple(name for name in registry.SETS if name in PAPER_SETS)
 
@@ -71,6 +71,7 @@ def presets_of(scale: Scale, system: str, data: str = '',
     `data`: name of the set, whose own preset comes last if its frames have
     something that the method's do not know of.
     """
+    system = base(system)
     entry = registry.SETS.get(data)
     task = scale.tasks.get(entry.task, ()) if (
         entry and SYSTEMS[system].family == 'dreamer') else ()
@@ -101,10 +102,10 @@ def overrides_of(cell: Cell) -> dict[str, str]:
     changes = {'task': task_key(entry)}
     if entry.task == 'hopper_hop':
         changes |= {key: value for key, value
-                    in _HOPPER.get(cell.system, {}).items()
+                    in _HOPPER.get(base(cell.system), {}).items()
                     # The paper has no exogenous-only decoder.
                     if cell.scale != 'paper' or 'disen_only' not in key}
-    if cell.scale == 'paper' and cell.system == 'Offline DV2':
+    if cell.scale == 'paper' and base(cell.system) == 'Offline DV2':
         # V-D4RL's present command; semopo.md says 10 for SeMOPO itself.
         changes['offline_lmbd'] = '10'
     return changes
