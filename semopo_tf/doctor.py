@@ -137,7 +137,7 @@ def check_speed(config, devices: list[str], found: Findings) -> int:
     import numpy as np
 
     from dreamerv2_base.noise import CounterDraws
-    from dreamerv2_base.tf import compiled, tf
+    from dreamerv2_base.tf import CountedGraph, tensors
     from semopo_tf.agent import PenalizedAgent
     if not devices and config.precision != '32':
         found.remarks.append(
@@ -152,17 +152,18 @@ def check_speed(config, devices: list[str], found: Findings) -> int:
                   variables_by_name(agent).items()
                   if 'optimizer' not in name)
     rng = np.random.default_rng(0)
-    data = fake_batch(rng, batch, size.length, config.image_size, 6)
-    data = {key: tf.constant(value) for key, value in data.items()}
+    data = tensors(
+        fake_batch(rng, batch, size.length, config.image_size, 6))
     found.say(f'weights: {weights:,}')
     for name, update in (('model', agent.model_train),
                          ('policy', agent.agent_train)):
-        graph = compiled(
-            lambda data, step, update=update: update(
-                data, CounterDraws(0, 'doctor', step))[1], config.jit)
-        first = _seconds(lambda g=graph: g(data, tf.constant(0, tf.int64)))
-        again = min(_seconds(lambda g=graph, i=i: g(
-            data, tf.constant(i, tf.int64))) for i in (1, 2))
+        def metrics(data, step, update=update):
+            return update(data, CounterDraws(0, 'doctor', step))[1]
+
+        graph = CountedGraph(metrics, config.jit)
+        first = _seconds(lambda g=graph: g(data, 0))
+        again = min(_seconds(lambda g=graph, i=i: g(data, i))
+                    for i in (1, 2))
         found.say(f'{name} update, batch {batch}x{size.length}: '
                   f'{again:.2f} s (first, with tracing: {first:.0f} s)')
         count = (config.offline_model_train_steps if name == 'model'

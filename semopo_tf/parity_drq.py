@@ -19,7 +19,7 @@ from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import Scope, variables_by_name
 from dreamerv2_base.noise import RecordedDraws
-from dreamerv2_base.tf import compiled, tf
+from dreamerv2_base.tf import compiled, tensors, tf
 from semopo_tf import settings
 from semopo_tf.baselines.bc import BCAgent
 from semopo_tf.baselines.drq_bc import DrQAgent
@@ -301,7 +301,7 @@ def _batch(trace: Trace, i: int) -> dict[str, tf.Tensor]:
     found['action'] = recorded['action']
     found['reward'] = recorded['nstep_reward'][:, 0]
     found['discount'] = recorded['nstep_discount'][:, 0]
-    return {key: tf.constant(value) for key, value in found.items()}
+    return tensors(found)
 
 
 def _draws(trace: Trace, i: int, config: Config) -> dict[str, tf.Tensor]:
@@ -321,7 +321,7 @@ def _draws(trace: Trace, i: int, config: Config) -> dict[str, tf.Tensor]:
         if site == 'negatives':
             value = value.reshape(config.drq.batch_size, -1, value.shape[-1])
         found[site] = value
-    return {site: tf.constant(value) for site, value in found.items()}
+    return tensors(found)
 
 
 def _mask_noise(noise: Arrays, sites: dict[str, str], found: Arrays,

@@ -15,7 +15,7 @@ from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import Scope, variables_by_name
 from dreamerv2_base.noise import RecordedDraws
-from dreamerv2_base.tf import compiled, tf
+from dreamerv2_base.tf import compiled, tensors, tf
 from semopo_tf import settings
 from semopo_tf.baselines.lompo_agent import LompoAgent
 from semopo_tf.baselines.lompo_buffers import imagined_transitions
@@ -149,7 +149,7 @@ def _replay_model(model: LompoModel, variables, trace: Trace,
         noise = {f'endo/{site}': value for site, value
                  in trace.below(f'noise/model{i}').items()}
         grads, metrics = train(
-            _tensors(trace.below(f'model{i}/batch')), _tensors(noise))
+            tensors(trace.below(f'model{i}/batch')), tensors(noise))
         _compare_step(report, trace, f'model{i}', grads, metrics)
     report.weights(variables, trace, 'after_model')
 
@@ -167,7 +167,7 @@ def _replay_generator(model: LompoModel, agent: LompoAgent, trace: Trace,
         full[:, real] = noise[site]
         noise[site] = full
     rows = model.generate(
-        agent.actor, _tensors(batch), RecordedDraws(_tensors(noise)))
+        agent.actor, tensors(batch), RecordedDraws(tensors(noise)))
     kept = imagined_transitions(
         {key: value.numpy() for key, value in rows.items()}, batch['mask'])
     for name in ('rewards', 'terminals'):
@@ -189,7 +189,7 @@ def _replay_agent(agent: LompoAgent, variables, trace: Trace,
         # Recorded as actions in [-1, 1]; the site holds numbers in (0, 1).
         uniform = (trace[f'noise/agent{i}/uniform_action'] + 1) / 2
         grads, metrics = train(
-            _tensors(rows), {'uniform_action': tf.constant(uniform)})
+            tensors(rows), {'uniform_action': tf.constant(uniform)})
         _compare_step(report, trace, f'agent{i}', grads, metrics)
     report.weights(variables, trace, 'after_agent')
 
@@ -206,7 +206,3 @@ def _compare_step(report: Report, trace: Trace, step: str, grads,
         for name, value in trace.below(f'{step}/{kind}').items():
             report.add(group, f'{step}/{kind}/{name}',
                        metrics[f'{name}_{kind}'], value)
-
-
-def _tensors(arrays: Arrays) -> dict[str, tf.Tensor]:
-    return {key: tf.constant(value) for key, value in arrays.items()}

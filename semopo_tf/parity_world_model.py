@@ -10,7 +10,7 @@ import numpy as np
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import variables_by_name
 from dreamerv2_base.noise import RecordedDraws
-from dreamerv2_base.tf import compiled, tf
+from dreamerv2_base.tf import compiled, tensors, tf
 from semopo_tf import settings
 from semopo_tf.agent import PenalizedAgent
 from semopo_tf.parity import Report, Trace
@@ -153,8 +153,7 @@ def _replay_video(agent, trace, report):
 
 
 def _batch(trace: Trace, name: str) -> dict[str, tf.Tensor]:
-    return {key: tf.constant(value)
-            for key, value in trace.below(f'{name}/batch').items()}
+    return tensors(trace.below(f'{name}/batch'))
 
 
 def _compiled(agent, train):
@@ -165,5 +164,4 @@ def _compiled(agent, train):
 
 
 def _noise(trace: Trace, name: str) -> dict[str, tf.Tensor]:
-    return {key: tf.constant(value)
-            for key, value in trace.below(f'noise/{name}').items()}
+    return tensors(trace.below(f'noise/{name}'))

@@ -48,7 +48,7 @@ class Starts:
                  fresh: Callable[[int], Arrays],
                  variables: Mapping[str, Any],
                  train: Callable[[Batch | None, int], Mapping[str, Any]],
-                 judge: Callable[[Batch | None, int], Any]):
+                 judge: Callable[[Any, int], Any]):
         self._updates, self._fresh = updates, fresh
         self._variables, self._train = variables, train
         self._judge = judge

@@ -14,7 +14,7 @@ import numpy as np
 
 from dreamerv2_base.nets import variables_by_name
 from dreamerv2_base.noise import CounterDraws, RecordingDraws
-from dreamerv2_base.tf import tf
+from dreamerv2_base.tf import tensors, tf
 from semopo_tf.agent import PenalizedAgent
 from semopo_tf.doctor import fake_batch
 
@@ -102,8 +102,8 @@ def _acting(agent, rng) -> Arrays:
 
 
 def _batch(agent: PenalizedAgent, rng) -> dict[str, tf.Tensor]:
-    data = fake_batch(rng, BATCH, LENGTH, agent.config.image_size, ACTIONS)
-    return {key: tf.constant(value) for key, value in data.items()}
+    return tensors(fake_batch(
+        rng, BATCH, LENGTH, agent.config.image_size, ACTIONS))
 
 
 def _draws(name: str) -> RecordingDraws:

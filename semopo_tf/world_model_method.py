@@ -18,7 +18,7 @@ from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import variables_by_name
 from dreamerv2_base.noise import CounterDraws, fold
 from dreamerv2_base.replay import ChunkSampler
-from dreamerv2_base.tf import compiled, tf
+from dreamerv2_base.tf import CountedGraph, tensors, tf
 from semopo_tf import export, starts
 from semopo_tf.agent import PenalizedAgent
 from semopo_tf.conservative import (
@@ -52,31 +52,31 @@ class WorldModelMethod:
         self.agent = PenalizedAgent(config, *self._shapes)
         self._starts: Starts | None = None
         self._updates: dict[str, Any] = {
-            'model': self._compiled('model', self.agent.model_train),
-            'agent': self._compiled('agent', self.agent.agent_train),
-            'joint': self._compiled('joint', self.agent.train)}
+            'model': self._graph('model', self.agent.model_train),
+            'agent': self._graph('agent', self.agent.agent_train),
+            'joint': self._graph('joint', self.agent.train)}
         if several_starts(config):
             self._starts = Starts(
                 config.model_starts, config.model_start_updates,
                 self._fresh_weights, variables_by_name(self.agent),
-                self._updates['model'], self._compiled(
+                self._updates['model'], self._graph(
                     'judge', lambda *inputs: (None, self.agent.world_model
                                               .action_information(*inputs))))
 
     def phases(self) -> list[Phase]:
         """Model updates in whole blocks, then policy updates."""
         config = self.config
-        first = [self._starts.phase(self._starts_source, _tensors)] if (
+        first = [self._starts.phase(self._starts_source, tensors)] if (
             self._starts) else []
         return [
             *first,
             Phase('model', self.model_updates, self._updates['model'],
                   self._model_source,
                   video_every=config.offline_video_every,
-                  start=self._first_update, prepare=_tensors),
+                  start=self._first_update, prepare=tensors),
             Phase('agent', config.steps, self._updates['agent'],
                   self._agent_source, config.agent_train_steps,
-                  video_every=config.offline_video_every, prepare=_tensors),
+                  video_every=config.offline_video_every, prepare=tensors),
         ]
 
     @property
@@ -134,7 +134,7 @@ class WorldModelMethod:
 
     def videos(self, batch: Batch, key: int) -> dict[str, np.ndarray]:
         """Reconstructions and open-loop predictions of a few chunks."""
-        batch = _tensors({k: v[:6] for k, v in batch.items()})
+        batch = tensors({k: v[:6] for k, v in batch.items()})
         filtered = min(5, batch['image'].shape[1] - 1)
         draws = CounterDraws(
             fold(self.config.seed, 'videos'), 'videos', tf.constant(key))
@@ -219,7 +219,7 @@ class WorldModelMethod:
         export.expect_whole(folder.parent, state)
         self.load_world_model(arrays)
 
-    def _compiled(self, phase: str, update):
+    def _graph(self, phase: str, update) -> CountedGraph:
         """`update(batch, step) -> metrics` as one graph."""
         seed = self.config.seed
 
@@ -228,10 +228,4 @@ class WorldModelMethod:
             _, metrics = update(batch, draws)
             return metrics
 
-        graph = compiled(train, self.config.jit)
-        return lambda batch, step: graph(
-            _tensors(batch), tf.constant(step, tf.int64))
-
-
-def _tensors(batch: Batch) -> dict[str, tf.Tensor]:
-    return {key: tf.convert_to_tensor(value) for key, value in batch.items()}
+        return CountedGraph(train, self.config.jit)

@@ -17,7 +17,7 @@ from dreamerv2_base.checkpoint import restore
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import Scope, variables_by_name
 from dreamerv2_base.noise import CounterDraws, Draws
-from dreamerv2_base.tf import compiled, tf
+from dreamerv2_base.tf import CountedGraph, tf
 from semopo_tf.baselines.drq_data import StackSampler, upscale
 from semopo_tf.baselines.drq_nets import (
     Actor,
@@ -125,7 +125,7 @@ class PixelMethod:
         self.config = config
         self.agent = self.agent_type(
             config, size_of_actions(store, action_size), Scope(config.seed))
-        self._update = self._compiled()
+        self._update = self._graph()
         side = config.drq.image_size
         seen = tf.TensorSpec(
             (None, side, side, 3 * config.drq.frame_stack), tf.uint8)
@@ -186,7 +186,7 @@ class PixelMethod:
         """Nothing to show: these methods make no pictures."""
         return {}
 
-    def _compiled(self):
+    def _graph(self) -> CountedGraph:
         """`update(batch, step) -> metrics` as one graph."""
         seed, every = self.config.seed, self.config.drq.update_every_steps
 
@@ -195,10 +195,7 @@ class PixelMethod:
             iteration = tf.cast(every * number, tf.float32)
             return self.agent.train(batch, iteration, draws)
 
-        self.graph = compiled(train, self.config.jit)
-        return lambda batch, number: self.graph(
-            {key: tf.convert_to_tensor(value)
-             for key, value in batch.items()}, tf.constant(number, tf.int64))
+        return CountedGraph(train, self.config.jit)
 
 
 class BC(PixelMethod):

@@ -18,7 +18,7 @@ from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import progress
 from dreamerv2_base.nets import Scope, variables_by_name
 from dreamerv2_base.noise import CounterDraws, Draws, fold, generator
-from dreamerv2_base.tf import compiled, tf
+from dreamerv2_base.tf import CountedGraph, tensors, tf
 from semopo_tf.baselines.lompo_agent import LompoAgent
 from semopo_tf.baselines.lompo_buffers import (
     FIELDS,
@@ -63,10 +63,10 @@ class LOMPO:
                 name: Ring(capacity, self.model.rssm.feat_size, action_size)
                 for name in ('real', 'latent')}
         self._graphs = {
-            name: self._compiled(name, function) for name, function in {
+            name: self._graph(name, function) for name, function in {
                 'model': self._model_update, 'agent': self._agent_update,
                 'encode': self._encode, 'generate': self._generate}.items()}
-        self._act = self._compiled('act', self._act_step)
+        self._act = self._graph('act', self._act_step)
 
     # The interface of semopo_tf.method.
 
@@ -140,8 +140,7 @@ class LOMPO:
 
     def videos(self, batch: Batch, key: int) -> dict[str, np.ndarray]:
         """Reconstructions and open-loop predictions of a few sequences."""
-        batch = {name: tf.convert_to_tensor(value[:6])
-                 for name, value in batch.items()}
+        batch = tensors({name: value[:6] for name, value in batch.items()})
         filtered = min(5, batch['image'].shape[1] - 1)
         draws = CounterDraws(
             fold(self.config.seed, 'videos'), 'videos', tf.constant(key))
@@ -265,16 +264,13 @@ class LOMPO:
         action = self.agent.actor(self.model.rssm.get_feat(latent))
         return {**latent, 'action': action}
 
-    def _compiled(self, stream: str, function):
+    def _graph(self, stream: str, function) -> CountedGraph:
         """`function(batch, counter)` as one graph, with draws of `stream`."""
         def call(batch, counter):
             return function(
                 batch, CounterDraws(self.config.seed, stream, counter))
 
-        graph = compiled(call, self.config.jit)
-        return lambda batch, counter: graph(
-            {key: tf.convert_to_tensor(value)
-             for key, value in batch.items()}, tf.constant(counter, tf.int64))
+        return CountedGraph(call, self.config.jit)
 
     def _variables(self) -> dict[str, tf.Variable]:
         return variables_by_name(self.model, self.agent)

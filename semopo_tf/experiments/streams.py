@@ -17,7 +17,7 @@ from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import progress
 from dreamerv2_base.noise import CounterDraws, generator
 from dreamerv2_base.rssm import EnsembleRSSM, State
-from dreamerv2_base.tf import tf
+from dreamerv2_base.tf import tensors, tf
 from dreamerv2_base.world_model import WorldModel
 from semopo_tf import registry
 from semopo_tf.separated_model import SeparatedWorldModel
@@ -73,9 +73,7 @@ class Filter:
 
         `batch` holds image, action, reward, is_first, is_terminal [B, T, …].
         """
-        return self._run({key: tf.convert_to_tensor(value)
-                          for key, value in batch.items()},
-                         tf.constant(counter, tf.int64))
+        return self._run(tensors(batch), tf.constant(counter, tf.int64))
 
     @functools.partial(tf.function, autograph=False)
     def _run(self, batch, counter):
