@@ -27,7 +27,7 @@ from dreamerv2_base.checkpoint import Checkpoints, restore
 from dreamerv2_base.envs.rollout import episode_seed
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import progress
-from dreamerv2_base.nets import Scope, variables_by_name
+from dreamerv2_base.nets import Scope, values_by_name, variables_by_name
 from dreamerv2_base.noise import CounterDraws, fold, generator
 from dreamerv2_base.tf import tf
 from semopo_tf.sac import SAC
@@ -90,8 +90,7 @@ class Learner:
 
     def state(self) -> Arrays:
         """Weights, targets and optimizers, by name."""
-        return {name: variable.numpy() for name, variable
-                in variables_by_name(self.agent).items()}
+        return values_by_name(self.agent)
 
     def load(self, arrays: Mapping[str, np.ndarray], where: str) -> None:
         """Restore `state()`. Raises UserError when it is of another agent."""

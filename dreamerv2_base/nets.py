@@ -97,6 +97,15 @@ def variables_by_name(*modules: tf.Module) -> dict[str, tf.Variable]:
     return dict(sorted(found.items()))
 
 
+def values_by_name(*modules: tf.Module) -> dict[str, np.ndarray]:
+    """Copies of all variables of the modules by their full name, sorted.
+
+    For a checkpoint see `checkpoint.Live`, which holds no second copy.
+    """
+    return {name: variable.numpy()
+            for name, variable in variables_by_name(*modules).items()}
+
+
 class Dense(tf.Module):
     """y = x W + b on the last axis."""
 

@@ -244,11 +244,10 @@ def _one_at_a_time(env, policy, steps: int) -> int:
 
 def _checkpoint(agent: PenalizedAgent) -> dict[str, float]:
     from dreamerv2_base.checkpoint import Checkpoints
-    from dreamerv2_base.nets import variables_by_name
+    from dreamerv2_base.nets import values_by_name
     with tempfile.TemporaryDirectory() as name:
         started = time.perf_counter()
-        arrays = {key: value.numpy() for key, value
-                  in variables_by_name(agent).items()}
+        arrays = values_by_name(agent)
         Checkpoints(Path(name)).save(1, arrays, {})
         seconds = time.perf_counter() - started
     size = sum(array.nbytes for array in arrays.values())

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
+from dreamerv2_base.checkpoint import is_weight
 from dreamerv2_base.errors import UserError
 from semopo_tf import memory, registry, settings
 
@@ -136,6 +137,7 @@ def check_speed(config, devices: list[str], found: Findings) -> int:
     """
     import numpy as np
 
+    from dreamerv2_base.nets import variables_by_name
     from dreamerv2_base.noise import CounterDraws
     from dreamerv2_base.tf import CountedGraph, tensors
     from semopo_tf.agent import PenalizedAgent
@@ -147,10 +149,8 @@ def check_speed(config, devices: list[str], found: Findings) -> int:
     size = config.offline_model_dataset
     batch = max(1, size.batch // 16) if not devices else size.batch
     agent = PenalizedAgent(config, (config.image_size,) * 2 + (3,), 6)
-    from dreamerv2_base.nets import variables_by_name
     weights = sum(int(np.prod(v.shape)) for name, v in
-                  variables_by_name(agent).items()
-                  if 'optimizer' not in name)
+                  variables_by_name(agent).items() if is_weight(name))
     rng = np.random.default_rng(0)
     data = tensors(
         fake_batch(rng, batch, size.length, config.image_size, 6))

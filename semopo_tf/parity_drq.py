@@ -17,7 +17,7 @@ import numpy as np
 
 from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
-from dreamerv2_base.nets import Scope, variables_by_name
+from dreamerv2_base.nets import Scope, values_by_name, variables_by_name
 from dreamerv2_base.noise import RecordedDraws
 from dreamerv2_base.tf import compiled, tensors, tf
 from semopo_tf import settings
@@ -96,7 +96,7 @@ def replay(trace: Trace, changes: Mapping[str, Any]) -> Report:
     agent = AGENTS[trace.case['algo']](
         config, _rows(trace, 'action').shape[1], Scope(config.seed))
     variables = variables_by_name(agent)
-    fresh = _values(variables)
+    fresh = values_by_name(agent)
     update = _compiled(agent, config)
 
     def updates(weights: Arrays) -> list[dict[str, tf.Tensor]]:
@@ -114,13 +114,13 @@ def replay(trace: Trace, changes: Mapping[str, Any]) -> Report:
         images = tf.constant(_last(trace['act/obs'][None]))
         report.add('actions', 'act/action', agent.act(images)[0],
                    trace['act/action'])
-    ours = _values(variables)
+    ours = values_by_name(agent)
 
     @functools.cache
     def doubt() -> Arrays:
         def again(seed: int) -> Arrays:
             updates(_last_bits_changed(init, seed))
-            return _values(variables)
+            return values_by_name(agent)
         return _doubt(ours, again)
 
     _compare_weights(ours, converted(trace, 'after', config), init, doubt,
@@ -352,10 +352,6 @@ def _compare_losses(metrics, trace: Trace, i: int, report: Report) -> None:
 
 
 # Weights.
-
-
-def _values(variables: Mapping[str, tf.Variable]) -> Arrays:
-    return {name: variable.numpy() for name, variable in variables.items()}
 
 
 def _last_bits_changed(weights: Arrays, seed: int) -> Arrays:

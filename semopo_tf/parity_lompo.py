@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from dreamerv2_base.checkpoint import is_weight
 from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import Scope, variables_by_name
@@ -103,7 +104,7 @@ def released(name: str) -> str:
     `world_model/rssm/img_out_2/kernel` -> `rssm/img2_2/kernel`.
     """
     for theirs, ours in MODULES.items():
-        if not name.startswith(f'{ours}/') or '/optimizer/' in name:
+        if not name.startswith(f'{ours}/') or not is_weight(name):
             continue
         layer, _, leaf = name.removeprefix(f'{ours}/').partition('/')
         return f'{theirs}/{_layer(theirs, layer)}/{leaf}'

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamerv2_base.checkpoint import Checkpoints
+from dreamerv2_base.checkpoint import Checkpoints, is_weight
 from dreamerv2_base.config import Config, read_yaml
 from dreamerv2_base.errors import UserError
 from semopo_tf import export, settings
@@ -143,10 +143,8 @@ def shapes_of(config: Config, action_size: int) -> dict[str, tuple]:
                         'configuration with offline_tune_lmbd False')
     agent = PenalizedAgent(
         config, (config.image_size, config.image_size, 3), action_size)
-    shapes = {name: tuple(variable.shape) for name, variable
-              in variables_by_name(agent).items()
-              if 'optimizer' not in name and 'loss_scale' not in name}
-    return shapes
+    return {name: tuple(variable.shape) for name, variable
+            in variables_by_name(agent).items() if is_weight(name)}
 
 
 def name_entries(entries: list[np.ndarray], config: Config,
@@ -222,7 +220,7 @@ def _read(source: Path, config: Config) -> Arrays:
         arrays, state = Checkpoints(source / 'ckpt').load()
         export.expect_whole(source, state)
         kept = {name: value for name, value in arrays.items()
-                if 'optimizer' not in name and 'loss_scale' not in name}
+                if is_weight(name)}
         step = np.array(state['at'].get('step', 0), np.int32)
         return {STEP: step, **kept}
     if source.suffix == '.pkl':
@@ -296,8 +294,7 @@ def _expect_weights(folder: Path, arrays: Arrays,
     """
     policy = any(name.startswith('behavior/') for name in arrays)
     missing = [name for name in variables if name not in arrays
-               and 'optimizer' not in name.split('/')
-               and 'loss_scale' not in name and name not in SCALARS
+               and is_weight(name) and name not in SCALARS
                and (policy or not name.startswith('behavior/'))]
     unknown = [name for name in arrays if name not in variables
                and name != STEP]

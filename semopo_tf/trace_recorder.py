@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from dreamerv2_base.nets import variables_by_name
+from dreamerv2_base.checkpoint import is_weight
+from dreamerv2_base.nets import values_by_name
 from dreamerv2_base.noise import CounterDraws, RecordingDraws
 from dreamerv2_base.tf import tensors, tf
 from semopo_tf.agent import PenalizedAgent
@@ -111,10 +112,8 @@ def _draws(name: str) -> RecordingDraws:
 
 
 def _weights(agent, tops=TRAINED) -> Arrays:
-    return {name: variable.numpy()
-            for name, variable in variables_by_name(agent).items()
-            if name.startswith(tops) and '/optimizer/' not in name
-            and 'loss_scale' not in name}
+    return {name: value for name, value in values_by_name(agent).items()
+            if name.startswith(tops) and is_weight(name)}
 
 
 def _gradients(name: str, outputs) -> Arrays:

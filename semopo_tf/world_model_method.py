@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from dreamerv2_base.checkpoint import Live, restore
+from dreamerv2_base.checkpoint import Live, is_weight, restore
 from dreamerv2_base.errors import UserError
-from dreamerv2_base.nets import variables_by_name
+from dreamerv2_base.nets import values_by_name, variables_by_name
 from dreamerv2_base.noise import CounterDraws, fold
 from dreamerv2_base.replay import ChunkSampler
 from dreamerv2_base.tf import CountedGraph, tensors, tf
@@ -123,9 +123,9 @@ class WorldModelMethod:
         """Weights per module, optimizers left out."""
         counts: dict[str, int] = {}
         for name, variable in variables_by_name(self.agent).items():
-            parts = name.split('/')
-            if 'optimizer' in parts or 'loss_scale' in name:
+            if not is_weight(name):
                 continue
+            parts = name.split('/')
             depth = 3 if parts[1] in ('heads', 'exo_heads') else 2
             module = '/'.join(parts[:depth])
             counts[module] = counts.get(module, 0) + int(
@@ -188,10 +188,8 @@ class WorldModelMethod:
     def _fresh_weights(self, start: int) -> dict[str, np.ndarray]:
         """Initial values of everything, drawn for another seed."""
         seed = fold(self.config.seed, starts.PHASE, start)
-        agent = PenalizedAgent(
-            self.config.update({'seed': seed}), *self._shapes)
-        return {name: variable.numpy() for name, variable
-                in variables_by_name(agent).items()}
+        return values_by_name(PenalizedAgent(
+            self.config.update({'seed': seed}), *self._shapes))
 
     def _first_update(self) -> None:
         """The released joint update at start; then a given world model.

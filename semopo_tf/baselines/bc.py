@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from dreamerv2_base.checkpoint import restore
+from dreamerv2_base.checkpoint import is_weight, restore
 from dreamerv2_base.errors import UserError
-from dreamerv2_base.nets import Scope, variables_by_name
+from dreamerv2_base.nets import Scope, values_by_name, variables_by_name
 from dreamerv2_base.noise import CounterDraws, Draws
 from dreamerv2_base.tf import CountedGraph, tf
 from semopo_tf.baselines.drq_data import StackSampler, upscale
@@ -160,8 +160,7 @@ class PixelMethod:
 
     def state(self) -> dict[str, np.ndarray]:
         """Weights, targets and optimizers: all variables by name."""
-        return {name: variable.numpy() for name, variable
-                in variables_by_name(self.agent).items()}
+        return values_by_name(self.agent)
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
         restore(variables_by_name(self.agent), state, 'checkpoint')
@@ -169,15 +168,14 @@ class PixelMethod:
     def acting(self) -> dict[str, tf.Variable]:
         """The variables that `policy` reads, by name, and other networks."""
         return {name: variable for name, variable
-                in variables_by_name(self.agent).items()
-                if 'optimizer' not in name.split('/')}
+                in variables_by_name(self.agent).items() if is_weight(name)}
 
     def parameters(self) -> dict[str, int]:
         """Weights per module, optimizers left out."""
         counts: dict[str, int] = {}
         for name, variable in variables_by_name(self.agent).items():
-            module = name.split('/')[0]
-            if module != 'optimizer':
+            if is_weight(name):
+                module = name.split('/')[0]
                 counts[module] = counts.get(module, 0) + int(
                     np.prod(variable.shape))
         return counts

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamerv2_base.checkpoint import restore
+from dreamerv2_base.checkpoint import Live, restore
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import progress
 from dreamerv2_base.nets import Scope, variables_by_name
@@ -104,8 +104,7 @@ class LOMPO:
 
     def state(self) -> Arrays:
         """All variables, and what the rings hold."""
-        arrays = {name: variable.numpy()
-                  for name, variable in self._variables().items()}
+        arrays = dict(Live(self._variables()))
         for name, ring in self.rings.items():
             arrays.update({f'buffer/{name}/{key}': value
                            for key, value in ring.state().items()})

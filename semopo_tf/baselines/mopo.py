@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamerv2_base.checkpoint import restore
+from dreamerv2_base.checkpoint import Live, restore
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import Scope, variables_by_name
 from dreamerv2_base.noise import CounterDraws, Draws
@@ -108,8 +108,7 @@ class MOPO:
 
     def state(self) -> Arrays:
         """All variables (early stopping too), and the pool."""
-        arrays = {name: variable.numpy()
-                  for name, variable in self._variables().items()}
+        arrays = dict(Live(self._variables()))
         arrays.update({POOL + name: value
                        for name, value in self.pool.state().items()})
         return arrays
