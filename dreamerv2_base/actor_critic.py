@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from dreamerv2_base.distributions import TruncatedNormal
 from dreamerv2_base.errors import UserError
-from dreamerv2_base.nets import MLP, Dense, Scope, variables_by_name
+from dreamerv2_base.nets import MLP, Dense, Scope, follow
 from dreamerv2_base.noise import Draws
 from dreamerv2_base.optimizer import LossScale
 from dreamerv2_base.rssm import State
@@ -260,10 +260,7 @@ class ActorCritic(tf.Module):
         due = tf.equal(self._updates % self.config.slow_target_update, 0)
         mix = tf.where(due, float(self.config.slow_target_fraction), 0.0)
         mix = tf.where(tf.equal(self._updates, 0), 1.0, mix)
-        pairs = zip(variables_by_name(self.critic).values(),
-                    variables_by_name(self.slow_critic).values(), strict=True)
-        for source, target in pairs:
-            target.assign(mix * source + (1 - mix) * target)
+        follow([self.slow_critic], [self.critic], mix)
         self._updates.assign_add(1.0)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dreamerv2_base.nets import Scope, variables_by_name
+from dreamerv2_base.nets import Scope, follow, variables_by_name
 from dreamerv2_base.noise import Draws
 from dreamerv2_base.sums import total
 from dreamerv2_base.tf import tf
@@ -55,7 +55,7 @@ class ActorCritic(tf.Module):
         self.actor = Actor(scope / 'actor', *sizes)
         self.critic = Critic(scope / 'critic', *sizes)
         self.critic_target = Critic(scope / 'critic_target', *sizes)
-        self._move_target(1.0)
+        follow([self.critic_target], [self.critic], 1.0)
         self.actor_opt, self.critic_opt = (
             TorchAdam(scope, name, variables_by_name(module), drq.lr, drq.eps)
             for name, module in (('actor', self.actor),
@@ -85,7 +85,8 @@ class ActorCritic(tf.Module):
             q = tf.minimum(*self.critic(features, action))
             actor_loss, more = self.actor_loss(q, action, batch)
         step(tape, actor_loss, self.actor_opt)
-        self._move_target(self.drq.critic_target_tau)
+        follow([self.critic_target], [self.critic],
+               self.drq.critic_target_tau)
         return {**metrics, 'critic_loss': loss, **more,
                 **action_metrics(mean, std, action),
                 'critic_target_q': tf.reduce_mean(target),
@@ -123,13 +124,6 @@ class ActorCritic(tf.Module):
                 draws: Draws) -> tf.Tensor:
         normal = draws.normal(site, mean.shape)
         return noisy_action(mean, std, self.drq.stddev_clip, normal)
-
-    def _move_target(self, share: float) -> None:
-        """target ← share · critic + (1 − share) · target."""
-        pairs = zip(variables_by_name(self.critic_target).values(),
-                    variables_by_name(self.critic).values(), strict=True)
-        for slow, fast in pairs:
-            slow.assign(share * fast + (1.0 - share) * slow)
 
 
 def squared_errors(values, target: tf.Tensor) -> tf.Tensor:
