@@ -25,7 +25,7 @@ from semopo_tf.baselines.bc import BCAgent
 from semopo_tf.baselines.drq_bc import DrQAgent
 from semopo_tf.baselines.drq_cql import DrQCQLAgent
 from semopo_tf.baselines.infogating import InfoGatingAgent
-from semopo_tf.parity import TOLERANCES, Report, Trace
+from semopo_tf.parity import TOLERANCES, Report, Trace, inject
 
 Arrays = dict[str, np.ndarray]
 
@@ -102,7 +102,7 @@ def replay(trace: Trace, changes: Mapping[str, Any]) -> Report:
     def updates(weights: Arrays) -> list[dict[str, tf.Tensor]]:
         for name, value in fresh.items():
             variables[name].assign(value)
-        _inject(variables, weights, trace)
+        inject(variables, weights, trace.path)
         return [update(_batch(trace, i),
                        tf.constant(trace[f'step{i}/global_step'], tf.float32),
                        _draws(trace, i, config))
@@ -271,16 +271,6 @@ def _regrouped(array: np.ndarray, axis: int, channels: int) -> np.ndarray:
 def _last(images: np.ndarray) -> np.ndarray:
     """[B, C, H, W] -> [B, H, W, C]."""
     return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
-
-
-def _inject(variables, arrays: Arrays, trace: Trace) -> None:
-    for name, value in arrays.items():
-        shape = tuple(variables[name].shape) if name in variables else None
-        if shape != value.shape:
-            raise UserError(
-                f'{trace.path}: init/{name}: expected shape {shape}, found '
-                f'{value.shape}; the arrays of a trace must fit each other')
-        variables[name].assign(value)
 
 
 # One step.

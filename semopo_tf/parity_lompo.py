@@ -21,7 +21,7 @@ from semopo_tf import settings
 from semopo_tf.baselines.lompo_agent import LompoAgent
 from semopo_tf.baselines.lompo_buffers import imagined_transitions
 from semopo_tf.baselines.lompo_model import LompoModel
-from semopo_tf.parity import Report, Trace
+from semopo_tf.parity import Report, Trace, inject
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -73,7 +73,7 @@ def replay(trace: Trace, changes: Mapping[str, Any]) -> Report:
                        Scope(config.seed, 'behavior'))
     variables = {released(name): variable for name, variable
                  in variables_by_name(model, agent).items()}
-    _inject(variables, trace)
+    inject(variables, trace.below('init'), trace.path)
     _replay_model(model, variables, trace, report, config.jit)
     _replay_generator(model, agent, trace, report)
     _replay_agent(agent, variables, trace, report, config.jit)
@@ -124,19 +124,6 @@ def _layer(module: str, layer: str) -> str:
             return 'h1'
         return f'h{int(layer.removeprefix("conv")) + first}'
     return layer.replace('dense', 'h').replace('out', 'hout')
-
-
-def _inject(variables: Mapping[str, tf.Variable], trace: Trace) -> None:
-    for name, value in trace.below('init').items():
-        if name not in variables or (
-                tuple(variables[name].shape) != value.shape):
-            found = tuple(variables[name].shape) if name in variables else (
-                'no such variable')
-            raise UserError(
-                f'{trace.path}: init/{name}: expected shape {value.shape} '
-                f'in the network of its own case, found {found}; see '
-                'docs/traces.md')
-        variables[name].assign(value)
 
 
 def _replay_model(model: LompoModel, variables, trace: Trace,
