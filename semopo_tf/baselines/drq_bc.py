@@ -8,14 +8,6 @@ from dreamerv2_base.nets import Scope, follow, variables_by_name
 from dreamerv2_base.noise import Draws
 from dreamerv2_base.sums import total
 from dreamerv2_base.tf import tf
-from semopo_tf.baselines.bc import (
-    Metrics,
-    PixelMethod,
-    Tensors,
-    action_metrics,
-    augmented,
-)
-from semopo_tf.baselines.drq_data import StackSampler
 from semopo_tf.baselines.drq_nets import (
     Actor,
     Critic,
@@ -23,6 +15,13 @@ from semopo_tf.baselines.drq_nets import (
     drq_layers,
     noisy_action,
     schedule,
+)
+from semopo_tf.baselines.pixel_method import (
+    Metrics,
+    PixelMethod,
+    Tensors,
+    action_metrics,
+    augmented,
 )
 from semopo_tf.baselines.torch_adam import TorchAdam, step
 
@@ -168,7 +167,3 @@ class DrQBC(PixelMethod):
     """DrQ+BC; n-step returns of 3 in the published command."""
 
     agent_type = DrQAgent
-
-    def source(self, store) -> StackSampler:
-        return StackSampler(
-            store, self.config.drq, self.config.seed, 'train')

@@ -13,13 +13,7 @@ from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import Scope, variables_by_name
 from dreamerv2_base.noise import Draws
 from dreamerv2_base.tf import tf
-from semopo_tf.baselines.bc import (
-    Metrics,
-    PixelMethod,
-    Tensors,
-    augmented,
-    cloning_loss,
-)
+from semopo_tf.baselines.bc import cloning_loss
 from semopo_tf.baselines.drq_bc import ActorCritic
 from semopo_tf.baselines.drq_data import StackSampler
 from semopo_tf.baselines.drq_nets import Head, schedule
@@ -33,6 +27,12 @@ from semopo_tf.baselines.infogating_nets import (
     mask_of,
     mask_sizes,
     perturbed,
+)
+from semopo_tf.baselines.pixel_method import (
+    Metrics,
+    PixelMethod,
+    Tensors,
+    augmented,
 )
 from semopo_tf.baselines.torch_adam import TorchAdam, step
 from semopo_tf.method import Batch, Phase
