@@ -4,7 +4,7 @@ One phase, `online`. Before update u the decisions are made that the plan puts
 before it (`dreamerv2_base.online.Plan`); then world model, actor and critic
 are updated together on a batch of chunks from all episodes so far. Batch u is
 a pure function of the seed, u and the buffer. The loop, its checkpoints,
-evaluation and records are those of offline training (`semopo_tf.offline`).
+evaluation and records are those of offline training (`semopo_tf.training`).
 
 In the run folder: `episodes/`, every episode of the training run in the order
 in which they ended, and `snapshots/DECISIONS/`, weights every
