@@ -185,8 +185,8 @@ class LompoModel(WorldModel):
         """`rollout` from every posterior state of sequences, N = B·T.
 
         Starts at padded rows are rolled out too (so that shapes are fixed);
-        `lompo_buffers.transitions` leaves them out. Draw sites: those of
-        `states` under observe/, those of `rollout` under imagine/.
+        `lompo_buffers.imagined_transitions` leaves them out. Draw sites:
+        those of `states` under observe/, those of `rollout` under imagine/.
         """
         post = self.states(batch, draws.scope('observe'))
         start = {key: tf.reshape(value, (-1, *value.shape[2:]))
