@@ -26,7 +26,7 @@ from datasets import recipes, state_episodes
 from datasets.behaviour import TRIES, Stopped, lies, within, write_json
 from datasets.recipes import Recipe
 from datasets.state_episodes import Arrays, EpisodeFolder, StateTask
-from dreamerv2_base.envs.rollout import Episode, episode_seed
+from dreamerv2_base.envs.rollout import Finished, episode_seed
 from dreamerv2_base.episodes import KEYS
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import progress
@@ -204,7 +204,7 @@ class _Player:
             {'eval_envs': config.behaviour.round_episodes}))
         self._method: tuple[int, Any] = -1, None
 
-    def play(self, decisions: int, count: int, seed: int) -> list[Episode]:
+    def play(self, decisions: int, count: int, seed: int) -> list[Finished]:
         """Episodes with all arrays; number i starts from
         `episode_seed(seed, i)`, `seed` below 2^31."""
         if self._method[0] != decisions:

@@ -20,9 +20,10 @@ from dreamerv2_base.world_model import (
     optimizer_of,
 )
 
-Sequence = Mapping[str, tf.Tensor]
+# See WorldModel.imagine.
+Imagined = Mapping[str, tf.Tensor]
 # Maps an imagined sequence to rewards [H+1, N] and metrics.
-RewardFn = Callable[[Sequence], tuple[tf.Tensor, Outputs]]
+RewardFn = Callable[[Imagined], tuple[tf.Tensor, Outputs]]
 
 
 class Actor(tf.Module):
@@ -151,7 +152,7 @@ class ActorCritic(tf.Module):
         return {**outputs, 'seq': seq, 'reward': reward, 'target': target,
                 'grad_clipped': {**clipped, **more}}, metrics
 
-    def rewards(self, seq: Sequence, reward_fn: RewardFn,
+    def rewards(self, seq: Imagined, reward_fn: RewardFn,
                 ) -> tuple[tf.Tensor, Outputs]:
         """Rewards [H+1, N] and what `reward_fn` says beside them.
 
@@ -175,7 +176,7 @@ class ActorCritic(tf.Module):
         return whole(inner, ends[0]), {
             key: whole(found[key], ends[1][key]) for key in found}
 
-    def target(self, seq: Sequence, reward: tf.Tensor,
+    def target(self, seq: Imagined, reward: tf.Tensor,
                ) -> tuple[tf.Tensor, Metrics]:
         """λ-returns [H, N] of the slow critic's values."""
         value = self._values(seq['feat'])
@@ -193,7 +194,7 @@ class ActorCritic(tf.Module):
         first = self.slow_critic(tf.stop_gradient(first)).mode()
         return tf.concat([first, self.slow_critic(later).mode()], 0)
 
-    def actor_loss(self, seq: Sequence, target: tf.Tensor,
+    def actor_loss(self, seq: Imagined, target: tf.Tensor,
                    ) -> tuple[tf.Tensor, Metrics]:
         """−mean over t = 0 … H−2 of sg(weight_t)(G_{t+1} + η entropy).
 
@@ -240,7 +241,7 @@ class ActorCritic(tf.Module):
         mix = self.config.actor_grad_mix
         return mix * target[1:] + (1 - mix) * score
 
-    def critic_loss(self, seq: Sequence, target: tf.Tensor,
+    def critic_loss(self, seq: Imagined, target: tf.Tensor,
                     ) -> tuple[tf.Tensor, Metrics]:
         """−mean over t = 0 … H−1 of sg(weight_t) log N(sg(G_t); v_t, 1)."""
         dist = self.critic(tf.stop_gradient(seq['feat'][:-1]))

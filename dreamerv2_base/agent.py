@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from dreamerv2_base.actor_critic import ActorCritic, Sequence
+from dreamerv2_base.actor_critic import ActorCritic, Imagined
 from dreamerv2_base.nets import Scope
 from dreamerv2_base.noise import CounterDraws, Draws
 from dreamerv2_base.rssm import State
@@ -70,11 +70,11 @@ class Agent(tf.Module):
         return self.behavior.train(
             self.world_model, start, reward, draws, terminal)
 
-    def model_reward(self, seq: Sequence) -> tuple[tf.Tensor, Outputs]:
+    def model_reward(self, seq: Imagined) -> tuple[tf.Tensor, Outputs]:
         """The reward head's mean, [H+1, N]."""
         return self.world_model.heads['reward'](seq['feat']).mode(), {}
 
-    def reward(self, seq: Sequence) -> tuple[tf.Tensor, Outputs]:
+    def reward(self, seq: Imagined) -> tuple[tf.Tensor, Outputs]:
         """The reward that the policy is trained on, [H+1, N]."""
         return self.model_reward(seq)
 

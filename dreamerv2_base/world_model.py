@@ -297,13 +297,13 @@ def apply_all(loss_scale: LossScale, grads: Mapping[str, tf.Tensor],
 
     In float16 an update with any non-finite gradient is skipped whole.
     """
-    found = {k: g for k, g in grads.items() if g is not None}
-    found = loss_scale.unscale(found)
-    grads = {key: found.get(key) for key in grads}
+    connected = loss_scale.unscale(
+        {key: grad for key, grad in grads.items() if grad is not None})
+    grads = {key: connected.get(key) for key in grads}
     finite = None
     if loss_scale.active:
         finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g))
-                                for g in found.values()])
+                                for g in connected.values()])
     metrics, clipped = {}, {}
     for optimizer in optimizers:
         found, clipped[optimizer.label] = optimizer.apply(grads, finite)

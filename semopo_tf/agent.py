@@ -6,7 +6,7 @@ Offline DV2 (spec of the baselines, section 1).
 
 from __future__ import annotations
 
-from dreamerv2_base.actor_critic import Sequence
+from dreamerv2_base.actor_critic import Imagined
 from dreamerv2_base.agent import Agent
 from dreamerv2_base.nets import Scope
 from dreamerv2_base.optimizer import Optimizer
@@ -43,7 +43,7 @@ class PenalizedAgent(Agent):
             return tf.exp(self.log_lambda)
         return tf.constant(float(self.config.offline_lmbd))
 
-    def uncertainty(self, seq: Sequence) -> tf.Tensor:
+    def uncertainty(self, seq: Imagined) -> tf.Tensor:
         """u of every imagined state, [H+1, N].
 
         All K heads are evaluated on deter_t: their disagreement about the
@@ -52,7 +52,7 @@ class PenalizedAgent(Agent):
         stats = self.world_model.rssm.ensemble_stats(seq['deter'])
         return self._penalty(stats, seq['stoch'])
 
-    def reward(self, seq: Sequence) -> tuple[tf.Tensor, Outputs]:
+    def reward(self, seq: Imagined) -> tuple[tf.Tensor, Outputs]:
         """r̃_t = R(features_t) − λ u_t for t = 0 … H. Spec section 6."""
         reward, _ = self.model_reward(seq)
         penalty = self.uncertainty(seq)

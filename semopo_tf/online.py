@@ -24,8 +24,7 @@ import numpy as np
 
 from dreamerv2_base.checkpoint import Checkpoints
 from dreamerv2_base.envs.live import LiveRollout
-from dreamerv2_base.envs.rollout import Episode as Finished
-from dreamerv2_base.envs.rollout import Rollout, episode_seed
+from dreamerv2_base.envs.rollout import Finished, Rollout, episode_seed
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import progress
 from dreamerv2_base.noise import fold, generator
