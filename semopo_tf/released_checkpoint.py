@@ -257,6 +257,7 @@ def _write(target: Path, arrays: Arrays, kind: str, config: Config) -> None:
 def _write_run(folder: Path, arrays: Arrays, config: Config) -> None:
     """A run folder at the start of the policy phase, with these weights."""
     from dreamerv2_base.nets import variables_by_name
+    from semopo_tf.training import Position, saved_state
     from semopo_tf.world_model_method import WorldModelMethod
     size = _named_action_size(arrays, config)
     config = config.update({'logdir': str(folder)})
@@ -277,13 +278,11 @@ def _write_run(folder: Path, arrays: Arrays, config: Config) -> None:
     config.save(folder / 'config.yaml')
     (folder / 'data.json').write_text(json.dumps(
         {'action_size': size, 'returns': [], 'episodes': []}))
-    before = [phase for phase in method.phases() if phase.name != 'agent']
-    done = sum(phase.updates + 2 for phase in before)
+    phases = method.phases()
+    at = Position([phase.name for phase in phases].index('agent'))
     Checkpoints(folder / 'ckpt').save(
-        2 * done, method.state(), {
-            'at': {'phase': len(before), 'step': 0, 'evaluated': -1,
-                   'finished': False, 'pending': {}},
-            'records': None, 'data': None}, pin=True)
+        at.count(phases), method.state(), saved_state(at, None, None),
+        pin=True)
 
 
 def _expect_weights(folder: Path, arrays: Arrays,
