@@ -24,6 +24,7 @@ from datasets.behaviour import TRIES, lies, within, write_json
 from datasets.recipes import Recipe
 from datasets.state_episodes import Actor, Arrays, EpisodeFolder
 from dreamerv2_base.checkpoint import Checkpoints, restore
+from dreamerv2_base.config import Config
 from dreamerv2_base.envs.rollout import episode_seed
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import progress
@@ -43,7 +44,7 @@ class Learner:
       state_size, action_size: S and A.
     """
 
-    def __init__(self, config, state_size: int, action_size: int):
+    def __init__(self, config: Config, state_size: int, action_size: int):
         self._seed = config.seed
         self._size = action_size
         self.agent = SAC(config.sac, state_size, action_size,
@@ -147,7 +148,8 @@ class Training:
       identity: text that stands for everything the episodes depend on.
     """
 
-    def __init__(self, recipe: Recipe, config, folder: Path, identity: str):
+    def __init__(self, recipe: Recipe, config: Config, folder: Path,
+                 identity: str):
         self._config, self._folder = config, folder
         self._task, self._goal = recipe.task, recipe.goal
         self._path = folder / 'trained.json'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from dreamerv2_base.config import Config
 from dreamerv2_base.distributions import TruncatedNormal
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import MLP, Dense, Scope, follow
@@ -95,7 +96,7 @@ def lambda_return(reward: tf.Tensor, value: tf.Tensor, discount: tf.Tensor,
 class ActorCritic(tf.Module):
     """Actor, critic and slow critic with their optimizers."""
 
-    def __init__(self, config, feat_size: int, action_size: int,
+    def __init__(self, config: Config, feat_size: int, action_size: int,
                  scope: Scope):
         super().__init__()
         self.config = config

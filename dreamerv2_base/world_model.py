@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from dreamerv2_base.config import Config
 from dreamerv2_base.distributions import UnitNormal
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import MLP, ConvDecoder, Encoder, Scope
@@ -38,8 +39,8 @@ class WorldModel(tf.Module):
       scope: where the variables live, `world_model` by convention.
     """
 
-    def __init__(self, config, image: tuple[int, int, int], action_size: int,
-                 scope: Scope):
+    def __init__(self, config: Config, image: tuple[int, int, int],
+                 action_size: int, scope: Scope):
         super().__init__()
         self.config, self.image, self.action_size = config, image, action_size
         self.scope, self.dtype = scope, scope.dtype

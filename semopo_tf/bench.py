@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from dreamerv2_base.config import Config
 from dreamerv2_base.episodes import write_episode
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.noise import CounterDraws
@@ -189,7 +190,7 @@ def _delivered(source: Any) -> float:
         batches.close()
 
 
-def _as_embedding(config) -> Callable[[np.ndarray], np.ndarray]:
+def _as_embedding(config: Config) -> Callable[[np.ndarray], np.ndarray]:
     """Some numbers of the shape of an encoder's, without its work."""
     width = 4 * 8 * config.encoder.cnn_depth
     return lambda frames: np.zeros((len(frames), width), np.float32)
@@ -257,7 +258,7 @@ def _checkpoint(agent: PenalizedAgent) -> dict[str, float]:
 # Results.
 
 
-def _results(options, found, saving, config) -> dict[str, Any]:
+def _results(options, found, saving, config: Config) -> dict[str, Any]:
     from semopo_tf.run_folder import versions
     peak = matmul_peak()
     frames = options.batch * options.length

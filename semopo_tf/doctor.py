@@ -11,7 +11,10 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
+
 from dreamerv2_base.checkpoint import is_weight
+from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
 from semopo_tf import memory, registry, settings
 
@@ -60,7 +63,7 @@ def run(arguments: list[str]) -> int:
     return verdict(found)
 
 
-def with_updates(config):
+def with_updates(config: Config) -> Config:
     """An online configuration with its batch and number of updates where the
     checks look for the offline ones."""
     from semopo_tf.online import plan_of
@@ -90,7 +93,7 @@ def check_versions(found: Findings) -> None:
             found.remarks.append(f'{package} {version} was not tested')
 
 
-def check_devices(config, found: Findings) -> list[str]:
+def check_devices(config: Config, found: Findings) -> list[str]:
     """GPUs that TensorFlow sees."""
     from dreamerv2_base.tf import prepare_devices, tf
     devices = prepare_devices(config.deterministic)
@@ -106,7 +109,7 @@ def check_devices(config, found: Findings) -> list[str]:
     return devices
 
 
-def check_renderer(config, found: Findings) -> None:
+def check_renderer(config: Config, found: Findings) -> None:
     """OpenGL for MuJoCo, with the first rows of the configured task."""
     from dreamerv2_base.envs.opengl import choose_renderer
     from semopo_tf.environments import env_spec_from, make_env
@@ -130,13 +133,11 @@ def check_renderer(config, found: Findings) -> None:
               'environment steps per second in one process')
 
 
-def check_speed(config, devices: list[str], found: Findings) -> int:
+def check_speed(config: Config, devices: list[str], found: Findings) -> int:
     """One model and one policy update at 1/16 of the batch, timed.
 
     Returns the number of weights.
     """
-    import numpy as np
-
     from dreamerv2_base.nets import variables_by_name
     from dreamerv2_base.noise import CounterDraws
     from dreamerv2_base.tf import CountedGraph, tensors
@@ -174,7 +175,7 @@ def check_speed(config, devices: list[str], found: Findings) -> int:
     return weights
 
 
-def check_memory(config, weights: int, devices: list[str],
+def check_memory(config: Config, weights: int, devices: list[str],
                  found: Findings) -> None:
     """The estimate for the configured batch, with its derivation."""
     estimate = memory.training(config, weights)
@@ -195,13 +196,13 @@ def check_memory(config, weights: int, devices: list[str],
             '--offline_model_dataset.batch a smaller number')
 
 
-def check_pixel_method(config, devices: list[str], found: Findings) -> None:
+def check_pixel_method(config: Config, devices: list[str], found: Findings,
+                       ) -> None:
     """Memory and time of an update of the model-free pixel methods.
 
     The update is run at the configured batch unless the estimate says that
     it does not fit; then that is a problem.
     """
-    import numpy as np
     if config.precision != '32':
         found.problems.append(
             f'precision: expected 32 for this method, found '
@@ -234,7 +235,7 @@ def check_pixel_method(config, devices: list[str], found: Findings) -> None:
               f'{again * config.steps / 3600:,.1f} h')
 
 
-def check_disk(config, found: Findings) -> None:
+def check_disk(config: Config, found: Findings) -> None:
     """Space for a 200,000-frame set and the checkpoints."""
     need = memory.dataset_disk(200_400, config.image_size, 6) + 2 * memory.GIB
     folder = Path(config.logdir).absolute()
@@ -259,9 +260,9 @@ def verdict(found: Findings) -> int:
     return 1 if found.problems else 0
 
 
-def fake_batch(rng, batch: int, length: int, size: int, actions: int):
+def fake_batch(rng: np.random.Generator, batch: int, length: int, size: int,
+               actions: int) -> dict[str, np.ndarray]:
     """A batch of noise in the shape of real data (NumPy)."""
-    import numpy as np
     first = np.zeros((batch, length), bool)
     first[:, 0] = True
     return {
@@ -274,10 +275,10 @@ def fake_batch(rng, batch: int, length: int, size: int, actions: int):
         'is_terminal': np.zeros_like(first)}
 
 
-def fake_stacks(rng, drq, actions: int):
+def fake_stacks(rng: np.random.Generator, drq: Config, actions: int,
+                ) -> dict[str, np.ndarray]:
     """A batch of noise for the pixel methods (NumPy): obs, next_obs and
     obs_k uint8 [B, S, S, 3·F], action [B, A], reward and discount [B]."""
-    import numpy as np
     rows, side = drq.batch_size, drq.image_size
     shape = (rows, side, side, 3 * drq.frame_stack)
     images = {key: rng.integers(0, 256, shape, np.uint8)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dreamerv2_base.config import Config
 from dreamerv2_base.envs.rollout import Finished, Rollout
 from dreamerv2_base.errors import UserError
 from semopo_tf.environments import env_spec_from, make_env
@@ -29,7 +30,7 @@ class Evaluator:
     Started at the first use; `close()` (or a with-block) ends the processes.
     """
 
-    def __init__(self, config) -> None:
+    def __init__(self, config: Config) -> None:
         self._config = config
         self._rollout: Rollout | None = None
 

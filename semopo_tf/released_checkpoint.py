@@ -176,7 +176,7 @@ def name_entries(entries: list[np.ndarray], config: Config,
     return dict(zip(order, entries, strict=True))
 
 
-def _action_size(entries, config, path) -> int:
+def _action_size(entries, config: Config, path) -> int:
     """A, read off the only matrix whose rows are latents and actions."""
     flat = config.rssm.stoch * (config.rssm.discrete or 1)
     actor = [entry for entry in entries if entry.ndim == 2

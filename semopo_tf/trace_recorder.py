@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from dreamerv2_base.checkpoint import is_weight
+from dreamerv2_base.config import Config
 from dreamerv2_base.nets import values_by_name
 from dreamerv2_base.noise import CounterDraws, RecordingDraws
 from dreamerv2_base.tf import tensors, tf
@@ -25,7 +26,7 @@ BATCH, LENGTH, ACTIONS, STEPS = 2, 5, 3, 2
 TRAINED = ('world_model', 'behavior')
 
 
-def record(path: Path, config) -> None:
+def record(path: Path, config: Config) -> None:
     """Two model steps, two policy steps and acting, on noise.
 
     The trace is made eagerly: the graph that training runs has to agree with

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import progress
 from dreamerv2_base.noise import fold
@@ -66,8 +67,8 @@ def saved_state(at: Position, records: Mapping[str, Any] | None,
 class Loop:
     """Trains a method through its phases in a run folder."""
 
-    def __init__(self, config, method: Method, store, run: RunFolder,
-                 evaluator: Evaluator):
+    def __init__(self, config: Config, method: Method, store: Any,
+                 run: RunFolder, evaluator: Evaluator):
         self.config, self.method, self.store = config, method, store
         self.run, self.evaluator = run, evaluator
         self.phases = list(method.phases())

@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 
 from dreamerv2_base.checkpoint import Live, is_weight, restore
+from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import values_by_name, variables_by_name
 from dreamerv2_base.noise import CounterDraws, fold
+from dreamerv2_base.online import EpisodeBuffer
 from dreamerv2_base.replay import ChunkSampler
+from dreamerv2_base.store import EpisodeStore
 from dreamerv2_base.tf import CountedGraph, tensors, tf
 from semopo_tf import export, starts
 from semopo_tf.agent import PenalizedAgent
@@ -45,8 +48,11 @@ class WorldModelMethod:
       action_size: A, where there is no store.
     """
 
-    def __init__(self, config, store=None, action_size: int | None = None):
-        self.config, self._store = config, store
+    def __init__(self, config: Config,
+                 store: EpisodeStore | EpisodeBuffer | None = None,
+                 action_size: int | None = None):
+        self.config = config
+        self._store: Any = store
         image = (config.image_size, config.image_size, 3)
         self._shapes = image, size_of_actions(store, action_size)
         self.agent = PenalizedAgent(config, *self._shapes)
@@ -149,17 +155,18 @@ class WorldModelMethod:
         return schedule_from(self.config, sampling_of(self.config),
                              self._store)
 
-    def _model_source(self, store) -> ChunkSampler:
+    def _model_source(self, store: EpisodeStore) -> ChunkSampler:
         size, schedule = self.config.offline_model_dataset, self.schedule()
         notes = schedule.describe(self.model_updates)
         return self._sampler(store, 'model', size, schedule, notes)
 
-    def _starts_source(self, store) -> ChunkSampler:
+    def _starts_source(self, store: EpisodeStore) -> ChunkSampler:
         return self._sampler(
             store, starts.PHASE, self.config.offline_model_dataset,
             self.schedule())
 
-    def _agent_source(self, store) -> ChunkSampler | EmbeddedSource:
+    def _agent_source(self, store: EpisodeStore,
+                      ) -> ChunkSampler | EmbeddedSource:
         # The policy phase keeps the window that the model phase ended with;
         # with a given world model, the one a whole model phase ends with.
         size = self.config.offline_train_dataset
@@ -176,7 +183,7 @@ class WorldModelMethod:
             Path(self.config.logdir).expanduser() / 'cache',
             encoder_stamp(encoder, store.digest, numbers), numbers)
 
-    def _sampler(self, store, phase, size, schedule,
+    def _sampler(self, store: EpisodeStore, phase, size, schedule,
                  notes=None) -> ChunkSampler:
         return ChunkSampler(
             store, size.batch, size.length, self.config.seed, phase,

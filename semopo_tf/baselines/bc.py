@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dreamerv2_base.config import Config
 from dreamerv2_base.nets import Scope, variables_by_name
 from dreamerv2_base.noise import Draws
+from dreamerv2_base.store import EpisodeStore
 from dreamerv2_base.tf import tf
 from semopo_tf.baselines.drq_data import StackSampler
 from semopo_tf.baselines.drq_nets import (
@@ -43,7 +45,7 @@ def cloning_loss(mean: tf.Tensor, std: tf.Tensor, target: tf.Tensor, drq,
 class BCAgent(tf.Module):
     """Encoder and actor, both trained by the cloning loss."""
 
-    def __init__(self, config, action_size: int, scope: Scope):
+    def __init__(self, config: Config, action_size: int, scope: Scope):
         super().__init__()
         self.drq = drq = config.drq
         self.encoder = PixelEncoder(
@@ -79,6 +81,6 @@ class BC(PixelMethod):
 
     agent_type = BCAgent
 
-    def source(self, store) -> StackSampler:
+    def source(self, store: EpisodeStore) -> StackSampler:
         return StackSampler(
             store, self.config.drq, self.config.seed, 'train', next_obs=False)

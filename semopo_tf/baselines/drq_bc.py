@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from dreamerv2_base.config import Config
 from dreamerv2_base.nets import Scope, follow, variables_by_name
 from dreamerv2_base.noise import Draws
 from dreamerv2_base.sums import total
@@ -136,7 +137,7 @@ class DrQAgent(tf.Module):
 
     head_type = ActorCritic
 
-    def __init__(self, config, action_size: int, scope: Scope):
+    def __init__(self, config: Config, action_size: int, scope: Scope):
         super().__init__()
         self.drq = drq = config.drq
         self.encoder = PixelEncoder(

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from dreamerv2_base.checkpoint import Live, restore
+from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import progress
 from dreamerv2_base.nets import Scope, variables_by_name
 from dreamerv2_base.noise import CounterDraws, Draws, fold, generator
+from dreamerv2_base.store import EpisodeStore
 from dreamerv2_base.tf import CountedGraph, tensors, tf
 from semopo_tf.baselines.lompo_agent import LompoAgent
 from semopo_tf.baselines.lompo_buffers import (
@@ -46,9 +48,11 @@ class LOMPO:
     Raises UserError for settings that the method cannot run with.
     """
 
-    def __init__(self, config, store=None, action_size: int | None = None):
+    def __init__(self, config: Config, store: EpisodeStore | None = None,
+                 action_size: int | None = None):
         check(config)
-        self.config, self._store = config, store
+        self.config = config
+        self._store: Any = store
         action_size = size_of_actions(store, action_size)
         root = Scope(config.seed)
         image = (config.image_size, config.image_size, 3)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from dreamerv2_base.config import Config
 from dreamerv2_base.nets import MLP, Scope, follow, variables_by_name
 from dreamerv2_base.noise import Draws
 from dreamerv2_base.optimizer import Optimizer
@@ -29,7 +30,7 @@ class LompoAgent(tf.Module):
       scope: `behavior` by convention.
     """
 
-    def __init__(self, config, feat_size: int, action_size: int,
+    def __init__(self, config: Config, feat_size: int, action_size: int,
                  scope: Scope):
         super().__init__()
         self.config, self.action_size = config, action_size

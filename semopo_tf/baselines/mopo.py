@@ -13,16 +13,19 @@ from typing import Any
 import numpy as np
 
 from dreamerv2_base.checkpoint import Live, restore
+from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import Scope, variables_by_name
 from dreamerv2_base.noise import CounterDraws, Draws
 from dreamerv2_base.replay import batch_generator
+from dreamerv2_base.store import EpisodeStore
 from dreamerv2_base.tf import CountedGraph, tf
 from semopo_tf.baselines.mopo_data import (
     FIELDS,
     EpochPlan,
     MixedPlaces,
     Pool,
+    TransitionFiles,
     transitions,
 )
 from semopo_tf.baselines.mopo_model import (
@@ -54,7 +57,9 @@ class MOPO:
     data without states.
     """
 
-    def __init__(self, config, store=None, action_size: int | None = None):
+    def __init__(self, config: Config,
+                 store: EpisodeStore | TransitionFiles | None = None,
+                 action_size: int | None = None):
         check(config)
         self.config = config
         self._action_size = size_of_actions(store, action_size)

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from dreamerv2_base.checkpoint import is_weight, restore
+from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import Scope, values_by_name, variables_by_name
 from dreamerv2_base.noise import CounterDraws, Draws
+from dreamerv2_base.store import EpisodeStore
 from dreamerv2_base.tf import CountedGraph, tf
 from semopo_tf.baselines.drq_data import StackSampler, upscale
 from semopo_tf.baselines.drq_nets import (
@@ -63,7 +65,8 @@ class PixelMethod:
 
     agent_type: Any  # its networks and their update
 
-    def __init__(self, config, store=None, action_size: int | None = None):
+    def __init__(self, config: Config, store: EpisodeStore | None = None,
+                 action_size: int | None = None):
         check(config)
         self.config = config
         self.agent = self.agent_type(
@@ -80,7 +83,7 @@ class PixelMethod:
         return [Phase('train', self.config.steps, self._update, self.source,
                       self.config.agent_train_steps)]
 
-    def source(self, store) -> StackSampler:
+    def source(self, store: EpisodeStore) -> StackSampler:
         """The batches of a store."""
         return StackSampler(
             store, self.config.drq, self.config.seed, 'train')
