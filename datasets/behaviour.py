@@ -20,6 +20,7 @@ import numpy as np
 
 from datasets import recipes, state_episodes
 from datasets.recipes import Recipe
+from dreamerv2_base.config import Config
 from semopo_tf import run_folder
 
 SHARE = 0.5  # of a round's episodes that lie in the band of a policy there
@@ -87,7 +88,7 @@ class Kind:
     learns: bool = True
 
 
-def _sac_words(recipe: Recipe, config) -> dict[str, Any]:
+def _sac_words(recipe: Recipe, config: Config) -> dict[str, Any]:
     return {'goal': recipe.to_json()['goal'], 'sac': config.sac.nested(),
             'behaviour': config.behaviour.nested()}
 
@@ -97,7 +98,7 @@ def _run_fixed(recipe: Recipe) -> dict[str, str]:
     return {'method': 'tia', 'task': f'{suite}{recipe.task}'}
 
 
-def _run_words(recipe: Recipe, config) -> dict[str, Any]:
+def _run_words(recipe: Recipe, config: Config) -> dict[str, Any]:
     # What the run's own folder compares, too.
     return {f'run.{key}': value for key, value in config.flat().items()
             if key not in run_folder.FREE_KEYS}
@@ -120,7 +121,7 @@ def kind(recipe: Recipe) -> Kind:
     return KINDS.get(recipe.policy, SCRIPTED)
 
 
-def words(recipe: Recipe, config) -> dict[str, Any]:
+def words(recipe: Recipe, config: Config) -> dict[str, Any]:
     """Everything that the episodes of a training run depend on."""
     return {'format': 1, 'task': recipe.task, 'policy': recipe.policy,
             'seed': config.seed, 'action_repeat': config.action_repeat,
@@ -128,7 +129,8 @@ def words(recipe: Recipe, config) -> dict[str, Any]:
             **kind(recipe).words(recipe, config)}
 
 
-def make(recipe: Recipe, config, folder: Path, identity: str) -> Behaviour:
+def make(recipe: Recipe, config: Config, folder: Path, identity: str,
+         ) -> Behaviour:
     """The behaviour policy of a recipe in a buffer's folder."""
     module, name = kind(recipe).where
     if kind(recipe).learns:

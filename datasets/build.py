@@ -35,7 +35,7 @@ from datasets.behaviour import Behaviour
 from datasets.recipes import Recipe
 from datasets.selection import select
 from datasets.table3 import statistics
-from dreamerv2_base.config import parse_flags
+from dreamerv2_base.config import Config, parse_flags
 from dreamerv2_base.errors import UserError
 from semopo_tf import run_folder
 from semopo_tf import settings as configuration
@@ -145,7 +145,7 @@ def resolve(recipe: Recipe, arguments: list[str]) -> Any:
     return config
 
 
-def build(recipe: Recipe, config, out: Path, buffer: Path,
+def build(recipe: Recipe, config: Config, out: Path, buffer: Path,
           workers: int | None = None) -> Path:
     """Make the set of a recipe, or go on making it.
 

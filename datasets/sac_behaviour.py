@@ -24,10 +24,11 @@ from datasets.behaviour import TRIES, lies, within, write_json
 from datasets.recipes import Recipe
 from datasets.state_episodes import Actor, Arrays, EpisodeFolder
 from dreamerv2_base.checkpoint import Checkpoints, restore
+from dreamerv2_base.config import Config
 from dreamerv2_base.envs.rollout import episode_seed
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import progress
-from dreamerv2_base.nets import Scope, variables_by_name
+from dreamerv2_base.nets import Scope, values_by_name, variables_by_name
 from dreamerv2_base.noise import CounterDraws, fold, generator
 from dreamerv2_base.tf import tf
 from semopo_tf.sac import SAC
@@ -43,7 +44,7 @@ class Learner:
       state_size, action_size: S and A.
     """
 
-    def __init__(self, config, state_size: int, action_size: int):
+    def __init__(self, config: Config, state_size: int, action_size: int):
         self._seed = config.seed
         self._size = action_size
         self.agent = SAC(config.sac, state_size, action_size,
@@ -90,8 +91,7 @@ class Learner:
 
     def state(self) -> Arrays:
         """Weights, targets and optimizers, by name."""
-        return {name: variable.numpy() for name, variable
-                in variables_by_name(self.agent).items()}
+        return values_by_name(self.agent)
 
     def load(self, arrays: Mapping[str, np.ndarray], where: str) -> None:
         """Restore `state()`. Raises UserError when it is of another agent."""
@@ -148,7 +148,8 @@ class Training:
       identity: text that stands for everything the episodes depend on.
     """
 
-    def __init__(self, recipe: Recipe, config, folder: Path, identity: str):
+    def __init__(self, recipe: Recipe, config: Config, folder: Path,
+                 identity: str):
         self._config, self._folder = config, folder
         self._task, self._goal = recipe.task, recipe.goal
         self._path = folder / 'trained.json'

@@ -11,6 +11,7 @@ import numpy as np
 from datasets import state_episodes
 from datasets.recipes import Recipe
 from datasets.state_episodes import EpisodeFolder
+from dreamerv2_base.config import Config
 from dreamerv2_base.envs.rollout import episode_seed
 from semopo_tf import controllers
 
@@ -20,7 +21,8 @@ class Scripted:
 
     outcome: dict[str, Any] | None = None
 
-    def __init__(self, recipe: Recipe, config, folder: Path, identity: str):
+    def __init__(self, recipe: Recipe, config: Config, folder: Path,
+                 identity: str):
         self._recipe, self._config = recipe, config
         self._episodes = EpisodeFolder(folder / 'episodes', identity)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dreamerv2_base.config import Config
 from dreamerv2_base.envs.dmc import DMC, Observation
 from dreamerv2_base.episodes import write_episode
 from dreamerv2_base.errors import UserError
@@ -39,7 +40,7 @@ class StateTask(DMC):
             'is_terminal': np.bool_(over and self._last.discount == 0)}
 
 
-def make_tasks(config, task: str, count: int) -> list[StateTask]:
+def make_tasks(config: Config, task: str, count: int) -> list[StateTask]:
     """`count` environments of `task` as the configuration says."""
     return [StateTask(task, action_repeat=config.action_repeat,
                       time_limit=config.time_limit) for _ in range(count)]

@@ -26,7 +26,8 @@ from datasets import recipes, state_episodes
 from datasets.behaviour import TRIES, Stopped, lies, within, write_json
 from datasets.recipes import Recipe
 from datasets.state_episodes import Arrays, EpisodeFolder, StateTask
-from dreamerv2_base.envs.rollout import Episode, episode_seed
+from dreamerv2_base.config import Config
+from dreamerv2_base.envs.rollout import Finished, episode_seed
 from dreamerv2_base.episodes import KEYS
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import progress
@@ -40,7 +41,8 @@ NEAR = 8  # training episodes before and after a snapshot that speak for it
 class Training:
     """A run of TIA in a buffer (`datasets.behaviour.Behaviour`)."""
 
-    def __init__(self, recipe: Recipe, config, folder: Path, identity: str):
+    def __init__(self, recipe: Recipe, config: Config, folder: Path,
+                 identity: str):
         self._run, self._folder = folder / 'run', folder
         self._config = config.update({'logdir': str(self._run)})
         self._recipe, self._identity = recipe, identity
@@ -150,7 +152,7 @@ class Training:
 class _States:
     """Keeps episodes as simulator states, from their seeds and actions."""
 
-    def __init__(self, config, task: str, episodes: EpisodeFolder):
+    def __init__(self, config: Config, task: str, episodes: EpisodeFolder):
         self._config, self._name = config, task
         self._episodes = episodes
         self._task: StateTask | None = None
@@ -198,13 +200,13 @@ class _Player:
       run: its folder. config: its configuration.
     """
 
-    def __init__(self, run: Path, config):
+    def __init__(self, run: Path, config: Config):
         self._run = run
         self._evaluator = Evaluator(config.update(
             {'eval_envs': config.behaviour.round_episodes}))
         self._method: tuple[int, Any] = -1, None
 
-    def play(self, decisions: int, count: int, seed: int) -> list[Episode]:
+    def play(self, decisions: int, count: int, seed: int) -> list[Finished]:
         """Episodes with all arrays; number i starts from
         `episode_seed(seed, i)`, `seed` below 2^31."""
         if self._method[0] != decisions:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from dreamerv2_base.config import Config
 from dreamerv2_base.distributions import TruncatedNormal
 from dreamerv2_base.errors import UserError
-from dreamerv2_base.nets import MLP, Dense, Scope, variables_by_name
+from dreamerv2_base.nets import MLP, Dense, Scope, follow
 from dreamerv2_base.noise import Draws
 from dreamerv2_base.optimizer import LossScale
 from dreamerv2_base.rssm import State
@@ -20,9 +21,10 @@ from dreamerv2_base.world_model import (
     optimizer_of,
 )
 
-Sequence = Mapping[str, tf.Tensor]
+# See WorldModel.imagine.
+Imagined = Mapping[str, tf.Tensor]
 # Maps an imagined sequence to rewards [H+1, N] and metrics.
-RewardFn = Callable[[Sequence], tuple[tf.Tensor, Outputs]]
+RewardFn = Callable[[Imagined], tuple[tf.Tensor, Outputs]]
 
 
 class Actor(tf.Module):
@@ -94,7 +96,7 @@ def lambda_return(reward: tf.Tensor, value: tf.Tensor, discount: tf.Tensor,
 class ActorCritic(tf.Module):
     """Actor, critic and slow critic with their optimizers."""
 
-    def __init__(self, config, feat_size: int, action_size: int,
+    def __init__(self, config: Config, feat_size: int, action_size: int,
                  scope: Scope):
         super().__init__()
         self.config = config
@@ -151,7 +153,7 @@ class ActorCritic(tf.Module):
         return {**outputs, 'seq': seq, 'reward': reward, 'target': target,
                 'grad_clipped': {**clipped, **more}}, metrics
 
-    def rewards(self, seq: Sequence, reward_fn: RewardFn,
+    def rewards(self, seq: Imagined, reward_fn: RewardFn,
                 ) -> tuple[tf.Tensor, Outputs]:
         """Rewards [H+1, N] and what `reward_fn` says beside them.
 
@@ -175,7 +177,7 @@ class ActorCritic(tf.Module):
         return whole(inner, ends[0]), {
             key: whole(found[key], ends[1][key]) for key in found}
 
-    def target(self, seq: Sequence, reward: tf.Tensor,
+    def target(self, seq: Imagined, reward: tf.Tensor,
                ) -> tuple[tf.Tensor, Metrics]:
         """λ-returns [H, N] of the slow critic's values."""
         value = self._values(seq['feat'])
@@ -193,7 +195,7 @@ class ActorCritic(tf.Module):
         first = self.slow_critic(tf.stop_gradient(first)).mode()
         return tf.concat([first, self.slow_critic(later).mode()], 0)
 
-    def actor_loss(self, seq: Sequence, target: tf.Tensor,
+    def actor_loss(self, seq: Imagined, target: tf.Tensor,
                    ) -> tuple[tf.Tensor, Metrics]:
         """−mean over t = 0 … H−2 of sg(weight_t)(G_{t+1} + η entropy).
 
@@ -240,7 +242,7 @@ class ActorCritic(tf.Module):
         mix = self.config.actor_grad_mix
         return mix * target[1:] + (1 - mix) * score
 
-    def critic_loss(self, seq: Sequence, target: tf.Tensor,
+    def critic_loss(self, seq: Imagined, target: tf.Tensor,
                     ) -> tuple[tf.Tensor, Metrics]:
         """−mean over t = 0 … H−1 of sg(weight_t) log N(sg(G_t); v_t, 1)."""
         dist = self.critic(tf.stop_gradient(seq['feat'][:-1]))
@@ -260,10 +262,7 @@ class ActorCritic(tf.Module):
         due = tf.equal(self._updates % self.config.slow_target_update, 0)
         mix = tf.where(due, float(self.config.slow_target_fraction), 0.0)
         mix = tf.where(tf.equal(self._updates, 0), 1.0, mix)
-        pairs = zip(variables_by_name(self.critic).values(),
-                    variables_by_name(self.slow_critic).values(), strict=True)
-        for source, target in pairs:
-            target.assign(mix * source + (1 - mix) * target)
+        follow([self.slow_critic], [self.critic], mix)
         self._updates.assign_add(1.0)
 
 

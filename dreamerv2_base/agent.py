@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from dreamerv2_base.actor_critic import ActorCritic, Sequence
+from dreamerv2_base.actor_critic import ActorCritic, Imagined
+from dreamerv2_base.config import Config
 from dreamerv2_base.nets import Scope
 from dreamerv2_base.noise import CounterDraws, Draws
 from dreamerv2_base.rssm import State
@@ -25,7 +26,7 @@ class Agent(tf.Module):
       action_size: A.
     """
 
-    def __init__(self, config, image: tuple[int, int, int],
+    def __init__(self, config: Config, image: tuple[int, int, int],
                  action_size: int):
         super().__init__()
         self.config, self.action_size = config, action_size
@@ -36,7 +37,7 @@ class Agent(tf.Module):
             config, self.world_model.rssm.feat_size, action_size,
             root / 'behavior')
 
-    def make_world_model(self, config, image, action_size, scope):
+    def make_world_model(self, config: Config, image, action_size, scope):
         return WorldModel(config, image, action_size, scope)
 
     # Learning.
@@ -70,11 +71,11 @@ class Agent(tf.Module):
         return self.behavior.train(
             self.world_model, start, reward, draws, terminal)
 
-    def model_reward(self, seq: Sequence) -> tuple[tf.Tensor, Outputs]:
+    def model_reward(self, seq: Imagined) -> tuple[tf.Tensor, Outputs]:
         """The reward head's mean, [H+1, N]."""
         return self.world_model.heads['reward'](seq['feat']).mode(), {}
 
-    def reward(self, seq: Sequence) -> tuple[tf.Tensor, Outputs]:
+    def reward(self, seq: Imagined) -> tuple[tf.Tensor, Outputs]:
         """The reward that the policy is trained on, [H+1, N]."""
         return self.model_reward(seq)
 

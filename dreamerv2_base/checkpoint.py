@@ -43,6 +43,13 @@ class Live(Mapping[str, np.ndarray]):
         return len(self._variables)
 
 
+def is_weight(name: str) -> bool:
+    """Whether a variable of this full name belongs to a network: neither to
+    an optimizer nor to a loss scale."""
+    return not any(part == 'optimizer' or part.endswith('loss_scale')
+                   for part in name.split('/'))
+
+
 class Checkpoints:
     """The checkpoints of one run folder, `ckpt/<position>/`.
 

@@ -97,6 +97,31 @@ def variables_by_name(*modules: tf.Module) -> dict[str, tf.Variable]:
     return dict(sorted(found.items()))
 
 
+def values_by_name(*modules: tf.Module) -> dict[str, np.ndarray]:
+    """Copies of all variables of the modules by their full name, sorted.
+
+    For a checkpoint see `checkpoint.Live`, which holds no second copy.
+    """
+    return {name: variable.numpy()
+            for name, variable in variables_by_name(*modules).items()}
+
+
+def follow(targets: Sequence[tf.Module], sources: Sequence[tf.Module],
+           share: float | tf.Tensor) -> None:
+    """targets ← share · sources + (1 − share) · targets, all variables.
+
+    Args:
+      targets, sources: networks of the same shapes, which differ in the
+        first parts of their variables' names alone, in the same order.
+      share: 0 … 1, a float32 [] where it is a tensor.
+    """
+    for slow, fast in zip(targets, sources, strict=True):
+        pairs = zip(variables_by_name(slow).values(),
+                    variables_by_name(fast).values(), strict=True)
+        for target, source in pairs:
+            target.assign(share * source + (1.0 - share) * target)
+
+
 class Dense(tf.Module):
     """y = x W + b on the last axis."""
 

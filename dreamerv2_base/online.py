@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from dreamerv2_base.envs.live import LiveRollout
-from dreamerv2_base.envs.rollout import Episode as Finished
+from dreamerv2_base.envs.rollout import Finished
 from dreamerv2_base.episodes import Episode, read_episode, write_episode
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.noise import fold, generator

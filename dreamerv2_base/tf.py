@@ -14,7 +14,8 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 # Keras 3 variables are invisible to tf.Module; TFP needs the legacy package.
 os.environ.setdefault('TF_USE_LEGACY_KERAS', '1')
@@ -52,7 +53,8 @@ with _quiet_start():
     import tensorflow as tf
     tf.config.list_physical_devices()
 
-__all__ = ['compiled', 'compute_dtype', 'prepare_devices', 'tf']
+__all__ = ['CountedGraph', 'compiled', 'compute_dtype', 'prepare_devices',
+           'tensors', 'tf']
 
 _COMPUTE = {'32': 'float32', '16': 'float16', 'bf16': 'bfloat16'}
 
@@ -70,6 +72,29 @@ def compiled(function: Callable, jit: str) -> Callable:
     if jit == 'eager':
         return function
     return tf.function(function, autograph=False, jit_compile=jit == 'xla')
+
+
+def tensors(arrays: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+    """The same entries as tensors. What is one already stays as it is."""
+    return {key: tf.convert_to_tensor(value) for key, value in arrays.items()}
+
+
+class CountedGraph:
+    """`function(batch, counter)` as one graph that is given NumPy arrays.
+
+    The counter is a whole number, int64 inside: traced once for all of them.
+
+    Args:
+      function: of a dictionary of tensors and a scalar tensor.
+      jit: see `compiled`.
+    """
+
+    def __init__(self, function: Callable[[dict[str, tf.Tensor], tf.Tensor],
+                                          Any], jit: str):
+        self.graph = compiled(function, jit)
+
+    def __call__(self, batch: Mapping[str, Any], counter: int) -> Any:
+        return self.graph(tensors(batch), tf.constant(counter, tf.int64))
 
 
 def compute_dtype(precision: str | int) -> tf.DType:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from dreamerv2_base.config import Config
 from dreamerv2_base.distributions import UnitNormal
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import MLP, ConvDecoder, Encoder, Scope
@@ -38,8 +39,8 @@ class WorldModel(tf.Module):
       scope: where the variables live, `world_model` by convention.
     """
 
-    def __init__(self, config, image: tuple[int, int, int], action_size: int,
-                 scope: Scope):
+    def __init__(self, config: Config, image: tuple[int, int, int],
+                 action_size: int, scope: Scope):
         super().__init__()
         self.config, self.image, self.action_size = config, image, action_size
         self.scope, self.dtype = scope, scope.dtype
@@ -297,13 +298,13 @@ def apply_all(loss_scale: LossScale, grads: Mapping[str, tf.Tensor],
 
     In float16 an update with any non-finite gradient is skipped whole.
     """
-    found = {k: g for k, g in grads.items() if g is not None}
-    found = loss_scale.unscale(found)
-    grads = {key: found.get(key) for key in grads}
+    connected = loss_scale.unscale(
+        {key: grad for key, grad in grads.items() if grad is not None})
+    grads = {key: connected.get(key) for key in grads}
     finite = None
     if loss_scale.active:
         finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g))
-                                for g in found.values()])
+                                for g in connected.values()])
     metrics, clipped = {}, {}
     for optimizer in optimizers:
         found, clipped[optimizer.label] = optimizer.apply(grads, finite)

@@ -6,8 +6,9 @@ Offline DV2 (spec of the baselines, section 1).
 
 from __future__ import annotations
 
-from dreamerv2_base.actor_critic import Sequence
+from dreamerv2_base.actor_critic import Imagined
 from dreamerv2_base.agent import Agent
+from dreamerv2_base.config import Config
 from dreamerv2_base.nets import Scope
 from dreamerv2_base.optimizer import Optimizer
 from dreamerv2_base.tf import tf
@@ -22,7 +23,7 @@ class PenalizedAgent(Agent):
     LAMBDA_LR = 3e-4
     KERAS_EPS = 1e-7
 
-    def __init__(self, config, image, action_size: int):
+    def __init__(self, config: Config, image, action_size: int):
         super().__init__(config, image, action_size)
         self._penalty = penalty_by_name(config.offline_penalty_type)
         if config.offline_tune_lmbd:
@@ -32,7 +33,7 @@ class PenalizedAgent(Agent):
                 scope, 'lambda', {'log_lambda': self.log_lambda},
                 self.LAMBDA_LR, self.KERAS_EPS, clip=0.0)
 
-    def make_world_model(self, config, image, action_size, scope):
+    def make_world_model(self, config: Config, image, action_size, scope):
         kind = SeparatedWorldModel if config.separate_wm else WorldModel
         return kind(config, image, action_size, scope)
 
@@ -43,7 +44,7 @@ class PenalizedAgent(Agent):
             return tf.exp(self.log_lambda)
         return tf.constant(float(self.config.offline_lmbd))
 
-    def uncertainty(self, seq: Sequence) -> tf.Tensor:
+    def uncertainty(self, seq: Imagined) -> tf.Tensor:
         """u of every imagined state, [H+1, N].
 
         All K heads are evaluated on deter_t: their disagreement about the
@@ -52,7 +53,7 @@ class PenalizedAgent(Agent):
         stats = self.world_model.rssm.ensemble_stats(seq['deter'])
         return self._penalty(stats, seq['stoch'])
 
-    def reward(self, seq: Sequence) -> tuple[tf.Tensor, Outputs]:
+    def reward(self, seq: Imagined) -> tuple[tf.Tensor, Outputs]:
         """r̃_t = R(features_t) − λ u_t for t = 0 … H. Spec section 6."""
         reward, _ = self.model_reward(seq)
         penalty = self.uncertainty(seq)

@@ -13,18 +13,19 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dreamerv2_base.config import Config
 from dreamerv2_base.episodes import write_episode
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.noise import CounterDraws
 from dreamerv2_base.replay import Prefetcher
-from dreamerv2_base.tf import tf
+from dreamerv2_base.tf import CountedGraph, tensors, tf
 from semopo_tf import flops, settings
 from semopo_tf.agent import PenalizedAgent
 from semopo_tf.doctor import fake_batch
@@ -94,24 +95,18 @@ def _agent(options: Options, kind: str) -> PenalizedAgent:
     return PenalizedAgent(_config(options, kind), (64, 64, 3), ACTIONS)
 
 
-def _compiled(agent: PenalizedAgent, name: str) -> Callable:
+def _timed(agent: PenalizedAgent, name: str) -> Callable:
     update = agent.model_train if name == 'model' else agent.agent_train
-
-    @functools.partial(tf.function, autograph=False)
-    def compiled(data, step):
-        return update(data, CounterDraws(0, name, step))[1]
+    graph = CountedGraph(
+        lambda data, step: update(data, CounterDraws(0, name, step))[1],
+        'none')
 
     def call(data, step: int) -> float:
         started = time.perf_counter()
-        metrics = compiled(data, tf.constant(step, tf.int64))
-        for value in metrics.values():
+        for value in graph(data, step).values():
             float(value)
         return time.perf_counter() - started
     return call
-
-
-def _tensors(data: Mapping[str, np.ndarray]) -> dict[str, tf.Tensor]:
-    return {key: tf.convert_to_tensor(value) for key, value in data.items()}
 
 
 # The parts.
@@ -119,8 +114,8 @@ def _tensors(data: Mapping[str, np.ndarray]) -> dict[str, tf.Tensor]:
 
 def _model_updates(options, agents, data) -> dict[str, Pair]:
     first, later = Pair(), Pair()
-    batch = _tensors(data)
-    calls = {kind: _compiled(agents[kind], 'model') for kind in agents}
+    batch = tensors(data)
+    calls = {kind: _timed(agents[kind], 'model') for kind in agents}
     for kind, call in calls.items():
         getattr(first, kind).append(call(batch, 0))
         call(batch, 1)
@@ -132,13 +127,13 @@ def _model_updates(options, agents, data) -> dict[str, Pair]:
 
 def _policy_updates(options, agents, data) -> Pair:
     """The fast one gets embeddings, as the policy phase gives it."""
-    images = _tensors(data)
+    images = tensors(data)
     model = agents['fast'].world_model
     embedded = {key: value for key, value in images.items()
                 if key != 'image'}
     embedded['embed'] = model.encoder(model.preprocess(images)['image'])
     batches = {'plain': images, 'fast': embedded}
-    calls = {kind: _compiled(agents[kind], 'policy') for kind in agents}
+    calls = {kind: _timed(agents[kind], 'policy') for kind in agents}
     pair = Pair()
     for kind, call in calls.items():
         call(batches[kind], 0)
@@ -188,14 +183,14 @@ def _per_batch(following: Callable[[], Any], batches: int = 20) -> float:
 
 def _delivered(source: Any) -> float:
     """Seconds per batch of the loop's own way to tensors."""
-    batches = Prefetcher(source, 0, 10 ** 6, prepare=_tensors)
+    batches = Prefetcher(source, 0, 10 ** 6, prepare=tensors)
     try:
         return _per_batch(batches.next)
     finally:
         batches.close()
 
 
-def _as_embedding(config) -> Callable[[np.ndarray], np.ndarray]:
+def _as_embedding(config: Config) -> Callable[[np.ndarray], np.ndarray]:
     """Some numbers of the shape of an encoder's, without its work."""
     width = 4 * 8 * config.encoder.cnn_depth
     return lambda frames: np.zeros((len(frames), width), np.float32)
@@ -250,11 +245,10 @@ def _one_at_a_time(env, policy, steps: int) -> int:
 
 def _checkpoint(agent: PenalizedAgent) -> dict[str, float]:
     from dreamerv2_base.checkpoint import Checkpoints
-    from dreamerv2_base.nets import variables_by_name
+    from dreamerv2_base.nets import values_by_name
     with tempfile.TemporaryDirectory() as name:
         started = time.perf_counter()
-        arrays = {key: value.numpy() for key, value
-                  in variables_by_name(agent).items()}
+        arrays = values_by_name(agent)
         Checkpoints(Path(name)).save(1, arrays, {})
         seconds = time.perf_counter() - started
     size = sum(array.nbytes for array in arrays.values())
@@ -264,7 +258,7 @@ def _checkpoint(agent: PenalizedAgent) -> dict[str, float]:
 # Results.
 
 
-def _results(options, found, saving, config) -> dict[str, Any]:
+def _results(options, found, saving, config: Config) -> dict[str, Any]:
     from semopo_tf.run_folder import versions
     peak = matmul_peak()
     frames = options.batch * options.length

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets import facts, manifest, rendering
+from dreamerv2_base.config import Config
 from dreamerv2_base.envs.rollout import Rollout
 from dreamerv2_base.episodes import write_episode
 from dreamerv2_base.errors import UserError
@@ -29,7 +30,7 @@ DEFAULT = 'sinusoids'
 BLIND = (DEFAULT, 'uniform')  # policies that read no observation
 
 
-def collect(config) -> Path:
+def collect(config: Config) -> Path:
     """Fill `offline_dir` with `collect_episodes` episodes, in waves.
 
     Waves already there are kept, so an interrupted collection goes on.
@@ -67,7 +68,7 @@ def collect(config) -> Path:
     return folder
 
 
-def _record(config, folder: Path) -> None:
+def _record(config: Config, folder: Path) -> None:
     """Write the folder's manifest: what was collected, and with what."""
     recipe = {
         'policy': config.collect_policy, 'task': config.task,
@@ -87,7 +88,7 @@ def _record(config, folder: Path) -> None:
         manifest.write(folder, list(facts.scan(files)), recipe=recipe)
 
 
-def _one_wave(config, rollout: Rollout, folder: Path, first: int,
+def _one_wave(config: Config, rollout: Rollout, folder: Path, first: int,
               names: list[str]) -> None:
     rng = np.random.default_rng([config.seed, first])
     policy = POLICIES[config.collect_policy](rng, rollout.action_size)
@@ -99,7 +100,7 @@ def _one_wave(config, rollout: Rollout, folder: Path, first: int,
     print(f'returns {" ".join(returns)}', file=sys.stderr)
 
 
-def _identity(config, index: int) -> str:
+def _identity(config: Config, index: int) -> str:
     """32 hex digits that name an episode of a collection."""
     text = '/'.join(map(str, (
         config.task, config.seed, config.video_dir, config.scene,
@@ -110,6 +111,6 @@ def _identity(config, index: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _seed(config, first: int) -> int:
+def _seed(config: Config, first: int) -> int:
     text = f'collect/{config.seed}/{first}'.encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:4], 'little')

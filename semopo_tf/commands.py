@@ -45,7 +45,7 @@ def train_run(config: Config, names: list[str], notes: list[str],
     for note in seen:
         print(f'warning: {note}', file=sys.stderr)
     from dreamerv2_base.tf import tf
-    from semopo_tf import offline, report, run_folder
+    from semopo_tf import report, run_folder, training
     from semopo_tf.evaluation import Evaluator
     devices = prepare(config)
     with Evaluator(config) as evaluator:
@@ -58,14 +58,14 @@ def train_run(config: Config, names: list[str], notes: list[str],
             record_start(
                 run, config, store, names, [*notes, *seen], devices)
             print_sizes(method)
-            loop = offline.Loop(config, method, store, run, evaluator)
+            loop = training.Loop(config, method, store, run, evaluator)
             try:
                 loop.train()
-            except offline.Interrupted:
+            except training.Interrupted:
                 print(f'stopped; saved in {run.path}. Go on with:\n  {again}',
                       file=sys.stderr)
                 return INTERRUPTED
-            except offline.NotFinite as error:
+            except training.NotFinite as error:
                 print(f'error: {error}', file=sys.stderr)
                 return 3
             except tf.errors.ResourceExhaustedError:

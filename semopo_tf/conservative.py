@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.store import EpisodeStore
 
 # The released growth per step is counted on the steps that were asked for.
 RELEASED_PLANNED = 25001
@@ -104,7 +106,8 @@ def order_episodes(order: np.ndarray, returns: np.ndarray, by_return: bool,
     return order[::-1].copy() if reverse else order
 
 
-def schedule_from(config, scheme: str, store) -> Schedule:
+def schedule_from(config: Config, scheme: str, store: EpisodeStore,
+                  ) -> Schedule:
     """The schedule of a configuration over the episodes of a store.
 
     Args:
@@ -137,7 +140,7 @@ def schedule_from(config, scheme: str, store) -> Schedule:
                     count - len(order))
 
 
-def _released(config, count: int) -> Callable[[int], int]:
+def _released(config: Config, count: int) -> Callable[[int], int]:
     start = _positive(config, 'sampling_start')
     grow = _positive(config, 'sampling_grow_updates')
     # 0 updates: a world model is given, and the whole phase that it had is
@@ -148,7 +151,7 @@ def _released(config, count: int) -> Callable[[int], int]:
         step, count, start, grow, planned, cap_last)
 
 
-def _positive(config, key: str) -> int:
+def _positive(config: Config, key: str) -> int:
     value = getattr(config, key)
     if value < 1:
         raise UserError(f'{key}: expected at least 1, found {value}; give '

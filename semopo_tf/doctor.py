@@ -11,6 +11,10 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
+
+from dreamerv2_base.checkpoint import is_weight
+from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
 from semopo_tf import memory, registry, settings
 
@@ -59,7 +63,7 @@ def run(arguments: list[str]) -> int:
     return verdict(found)
 
 
-def with_updates(config):
+def with_updates(config: Config) -> Config:
     """An online configuration with its batch and number of updates where the
     checks look for the offline ones."""
     from semopo_tf.online import plan_of
@@ -89,7 +93,7 @@ def check_versions(found: Findings) -> None:
             found.remarks.append(f'{package} {version} was not tested')
 
 
-def check_devices(config, found: Findings) -> list[str]:
+def check_devices(config: Config, found: Findings) -> list[str]:
     """GPUs that TensorFlow sees."""
     from dreamerv2_base.tf import prepare_devices, tf
     devices = prepare_devices(config.deterministic)
@@ -105,7 +109,7 @@ def check_devices(config, found: Findings) -> list[str]:
     return devices
 
 
-def check_renderer(config, found: Findings) -> None:
+def check_renderer(config: Config, found: Findings) -> None:
     """OpenGL for MuJoCo, with the first rows of the configured task."""
     from dreamerv2_base.envs.opengl import choose_renderer
     from semopo_tf.environments import env_spec_from, make_env
@@ -129,15 +133,14 @@ def check_renderer(config, found: Findings) -> None:
               'environment steps per second in one process')
 
 
-def check_speed(config, devices: list[str], found: Findings) -> int:
+def check_speed(config: Config, devices: list[str], found: Findings) -> int:
     """One model and one policy update at 1/16 of the batch, timed.
 
     Returns the number of weights.
     """
-    import numpy as np
-
+    from dreamerv2_base.nets import variables_by_name
     from dreamerv2_base.noise import CounterDraws
-    from dreamerv2_base.tf import compiled, tf
+    from dreamerv2_base.tf import CountedGraph, tensors
     from semopo_tf.agent import PenalizedAgent
     if not devices and config.precision != '32':
         found.remarks.append(
@@ -147,22 +150,21 @@ def check_speed(config, devices: list[str], found: Findings) -> int:
     size = config.offline_model_dataset
     batch = max(1, size.batch // 16) if not devices else size.batch
     agent = PenalizedAgent(config, (config.image_size,) * 2 + (3,), 6)
-    from dreamerv2_base.nets import variables_by_name
     weights = sum(int(np.prod(v.shape)) for name, v in
-                  variables_by_name(agent).items()
-                  if 'optimizer' not in name)
+                  variables_by_name(agent).items() if is_weight(name))
     rng = np.random.default_rng(0)
-    data = fake_batch(rng, batch, size.length, config.image_size, 6)
-    data = {key: tf.constant(value) for key, value in data.items()}
+    data = tensors(
+        fake_batch(rng, batch, size.length, config.image_size, 6))
     found.say(f'weights: {weights:,}')
     for name, update in (('model', agent.model_train),
                          ('policy', agent.agent_train)):
-        graph = compiled(
-            lambda data, step, update=update: update(
-                data, CounterDraws(0, 'doctor', step))[1], config.jit)
-        first = _seconds(lambda g=graph: g(data, tf.constant(0, tf.int64)))
-        again = min(_seconds(lambda g=graph, i=i: g(
-            data, tf.constant(i, tf.int64))) for i in (1, 2))
+        def metrics(data, step, update=update):
+            return update(data, CounterDraws(0, 'doctor', step))[1]
+
+        graph = CountedGraph(metrics, config.jit)
+        first = _seconds(lambda g=graph: g(data, 0))
+        again = min(_seconds(lambda g=graph, i=i: g(data, i))
+                    for i in (1, 2))
         found.say(f'{name} update, batch {batch}x{size.length}: '
                   f'{again:.2f} s (first, with tracing: {first:.0f} s)')
         count = (config.offline_model_train_steps if name == 'model'
@@ -173,7 +175,7 @@ def check_speed(config, devices: list[str], found: Findings) -> int:
     return weights
 
 
-def check_memory(config, weights: int, devices: list[str],
+def check_memory(config: Config, weights: int, devices: list[str],
                  found: Findings) -> None:
     """The estimate for the configured batch, with its derivation."""
     estimate = memory.training(config, weights)
@@ -194,13 +196,13 @@ def check_memory(config, weights: int, devices: list[str],
             '--offline_model_dataset.batch a smaller number')
 
 
-def check_pixel_method(config, devices: list[str], found: Findings) -> None:
+def check_pixel_method(config: Config, devices: list[str], found: Findings,
+                       ) -> None:
     """Memory and time of an update of the model-free pixel methods.
 
     The update is run at the configured batch unless the estimate says that
     it does not fit; then that is a problem.
     """
-    import numpy as np
     if config.precision != '32':
         found.problems.append(
             f'precision: expected 32 for this method, found '
@@ -233,7 +235,7 @@ def check_pixel_method(config, devices: list[str], found: Findings) -> None:
               f'{again * config.steps / 3600:,.1f} h')
 
 
-def check_disk(config, found: Findings) -> None:
+def check_disk(config: Config, found: Findings) -> None:
     """Space for a 200,000-frame set and the checkpoints."""
     need = memory.dataset_disk(200_400, config.image_size, 6) + 2 * memory.GIB
     folder = Path(config.logdir).absolute()
@@ -258,9 +260,9 @@ def verdict(found: Findings) -> int:
     return 1 if found.problems else 0
 
 
-def fake_batch(rng, batch: int, length: int, size: int, actions: int):
+def fake_batch(rng: np.random.Generator, batch: int, length: int, size: int,
+               actions: int) -> dict[str, np.ndarray]:
     """A batch of noise in the shape of real data (NumPy)."""
-    import numpy as np
     first = np.zeros((batch, length), bool)
     first[:, 0] = True
     return {
@@ -273,10 +275,10 @@ def fake_batch(rng, batch: int, length: int, size: int, actions: int):
         'is_terminal': np.zeros_like(first)}
 
 
-def fake_stacks(rng, drq, actions: int):
+def fake_stacks(rng: np.random.Generator, drq: Config, actions: int,
+                ) -> dict[str, np.ndarray]:
     """A batch of noise for the pixel methods (NumPy): obs, next_obs and
     obs_k uint8 [B, S, S, 3·F], action [B, A], reward and discount [B]."""
-    import numpy as np
     rows, side = drq.batch_size, drq.image_size
     shape = (rows, side, side, 3 * drq.frame_stack)
     images = {key: rng.integers(0, 256, shape, np.uint8)

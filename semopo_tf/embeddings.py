@@ -93,7 +93,8 @@ def compiled_encoder(encoder: Any, dtype: tf.DType,
     return lambda frames: encode(tf.convert_to_tensor(frames)).numpy()
 
 
-def _embedded(store, encode, folder, stamp, numbers, rows) -> np.ndarray:
+def _embedded(store: EpisodeStore, encode, folder, stamp, numbers, rows,
+              ) -> np.ndarray:
     path = folder / f'embed-{stamp}.npy'
     if path.exists():
         return _mapped(path)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from dreamerv2_base.config import Config
 from dreamerv2_base.envs.dmc import DMC
 from dreamerv2_base.errors import UserError
 from semopo_tf.backgrounds import composite, faded, load_background
@@ -43,7 +44,7 @@ class EnvSpec:
     state_key: bool = False
 
 
-def env_spec_from(config) -> EnvSpec:
+def env_spec_from(config: Config) -> EnvSpec:
     """The environment of a configuration."""
     return EnvSpec(
         config.task, tuple(config.render_size), config.action_repeat,

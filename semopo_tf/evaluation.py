@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from dreamerv2_base.envs.rollout import Episode, Rollout
+from dreamerv2_base.config import Config
+from dreamerv2_base.envs.rollout import Finished, Rollout
 from dreamerv2_base.errors import UserError
 from semopo_tf.environments import env_spec_from, make_env
 from semopo_tf.method import Method
@@ -29,7 +30,7 @@ class Evaluator:
     Started at the first use; `close()` (or a with-block) ends the processes.
     """
 
-    def __init__(self, config) -> None:
+    def __init__(self, config: Config) -> None:
         self._config = config
         self._rollout: Rollout | None = None
 
@@ -45,7 +46,7 @@ class Evaluator:
         return Evaluation(rows, frames)
 
     def play(self, method: Method, episodes: int, key: int,
-             keep: Sequence[str] | bool) -> list[Episode]:
+             keep: Sequence[str] | bool) -> list[Finished]:
         """The same, as episodes with the arrays named (True: all).
 
         Number j starts from `episode_seed(key % 2^31, j)`.

@@ -6,10 +6,12 @@ the matrix products and convolutions of the fast formulation must do.
 
 from __future__ import annotations
 
+from dreamerv2_base.config import Config
+
 BACKWARD = 3  # forward, gradient of the inputs, gradient of the weights
 
 
-def model_update(config, frames: int, actions: int,
+def model_update(config: Config, frames: int, actions: int,
                  plain: bool = False) -> float:
     """One update of the world model on `frames` = B·T frames.
 
@@ -36,7 +38,7 @@ def model_update(config, frames: int, actions: int,
     return float(frames * (BACKWARD * per_frame + plain * again))
 
 
-def policy_update(config, frames: int, actions: int,
+def policy_update(config: Config, frames: int, actions: int,
                   plain: bool = False) -> float:
     """One update of actor and critic from `frames` start states.
 
@@ -65,12 +67,12 @@ def policy_update(config, frames: int, actions: int,
     return float(frames * (filtering + forward + back + trained))
 
 
-def _feat(config) -> int:
+def _feat(config: Config) -> int:
     rssm = config.rssm
     return rssm.stoch * (rssm.discrete or 1) + rssm.deter
 
 
-def _head(config) -> int:
+def _head(config: Config) -> int:
     rssm = config.rssm
     return (dense(rssm.deter, rssm.hidden)
             + dense(rssm.hidden, rssm.stoch * (rssm.discrete or 2)))
@@ -89,7 +91,7 @@ def decoder(d: int, feat: int, channels: int) -> int:
             + conv(30, 6, d, channels))
 
 
-def recurrence(config, actions: int) -> int:
+def recurrence(config: Config, actions: int) -> int:
     """One filtering step: input, GRU, posterior and one prior head."""
     rssm = config.rssm
     flat = rssm.stoch * (rssm.discrete or 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dreamerv2_base.config import Config
 from semopo_tf.registry import method_name
 
 GIB = 2 ** 30
@@ -31,7 +32,7 @@ class Estimate:
         return [*rows, f'{"sum":<58}{self.total / GIB:6.2f} GiB']
 
 
-def training(config, weights: int) -> Estimate:
+def training(config: Config, weights: int) -> Estimate:
     """Peak device memory of a model update at the configured batch.
 
     Each convolution keeps its output before and after the activation (the
@@ -68,7 +69,7 @@ def training(config, weights: int) -> Estimate:
     return Estimate(parts)
 
 
-def pixel_training(config, weights: int) -> Estimate:
+def pixel_training(config: Config, weights: int) -> Estimate:
     """Peak memory of an update of the pixel methods (DrQ+BC, DrQ+CQL, BC,
     InfoGating) at `drq.batch_size`, 32 bits.
 
@@ -104,7 +105,7 @@ def pixel_training(config, weights: int) -> Estimate:
     return Estimate(parts)
 
 
-def _gating_parts(config) -> dict[str, float]:
+def _gating_parts(config: Config) -> dict[str, float]:
     """InfoGating's encoder, mask network and energy, two stacks a row."""
     from semopo_tf.baselines.drq_nets import conv_sizes
     from semopo_tf.baselines.infogating_nets import (
@@ -139,7 +140,7 @@ def dataset_disk(rows: int, image_size: int, action_size: int) -> int:
     return rows * (image_size ** 2 * 3 + 4 * action_size + 4 + 3)
 
 
-def _decoder_elements(config) -> int:
+def _decoder_elements(config: Config) -> int:
     depth = config.decoder.cnn_depth
 
     def maps(channels: int) -> int:
@@ -154,7 +155,7 @@ def _decoder_elements(config) -> int:
     return both + (maps(3) if config.exo_only_decoder else 0)
 
 
-def _recurrent_elements(config) -> int:
+def _recurrent_elements(config: Config) -> int:
     rssm = config.rssm
     stats = rssm.stoch * (rssm.discrete or 2)
     # Input layer, GRU (gates three times), both heads, samples and draws.

@@ -4,7 +4,7 @@ One phase, `online`. Before update u the decisions are made that the plan puts
 before it (`dreamerv2_base.online.Plan`); then world model, actor and critic
 are updated together on a batch of chunks from all episodes so far. Batch u is
 a pure function of the seed, u and the buffer. The loop, its checkpoints,
-evaluation and records are those of offline training (`semopo_tf.offline`).
+evaluation and records are those of offline training (`semopo_tf.training`).
 
 In the run folder: `episodes/`, every episode of the training run in the order
 in which they ended, and `snapshots/DECISIONS/`, weights every
@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 
 from dreamerv2_base.checkpoint import Checkpoints
+from dreamerv2_base.config import Config
 from dreamerv2_base.envs.live import LiveRollout
-from dreamerv2_base.envs.rollout import Episode as Finished
-from dreamerv2_base.envs.rollout import Rollout, episode_seed
+from dreamerv2_base.envs.rollout import Finished, Rollout, episode_seed
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import progress
 from dreamerv2_base.noise import fold, generator
@@ -50,7 +50,7 @@ class DreamerV2(WorldModelMethod):
       action_size: A, where there is no store.
     """
 
-    def __init__(self, config, store: EpisodeBuffer | None = None,
+    def __init__(self, config: Config, store: EpisodeBuffer | None = None,
                  action_size: int | None = None):
         self.plan = plan_of(config)
         super().__init__(config, store, action_size)
@@ -218,7 +218,7 @@ class _Source:
 # Pieces of a run.
 
 
-def plan_of(config) -> Plan:
+def plan_of(config: Config) -> Plan:
     """How decisions and updates take turns.
 
     Raises UserError for numbers that make no plan, and for exploration that
@@ -233,7 +233,7 @@ def plan_of(config) -> Plan:
                 config.train_every, config.train_steps)
 
 
-def open_buffer(config) -> EpisodeBuffer:
+def open_buffer(config: Config) -> EpisodeBuffer:
     """The buffer of the run in `logdir`; nothing is read or written yet."""
     with Rollout(_factory(config), 1, 1) as rollout:
         action_size = rollout.action_size
@@ -242,7 +242,7 @@ def open_buffer(config) -> EpisodeBuffer:
         f'{config.task}/{config.seed}/{PHASE}', action_size)
 
 
-def live_rollout(config) -> LiveRollout:
+def live_rollout(config: Config) -> LiveRollout:
     """The environments in which a run collects."""
     seed = fold(config.seed, 'collect')
     return LiveRollout(_factory(config), config.envs, config.eval_workers,

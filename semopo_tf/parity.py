@@ -91,6 +91,25 @@ class Trace(Mapping[str, np.ndarray]):
         return number
 
 
+def inject(variables: Mapping[str, Any], arrays: Mapping[str, np.ndarray],
+           path: Path) -> None:
+    """Set the first weights (`init/…`) of the trace in `path`, by name.
+
+    `variables` are those of the network that the trace's own case or
+    configuration asks for. Raises UserError for a weight that it does not
+    have, or has in another shape.
+    """
+    for name, value in arrays.items():
+        expected = 'no such weight'
+        if name in variables:
+            expected = f'shape {tuple(variables[name].shape)}'
+        if expected != f'shape {value.shape}':
+            raise UserError(
+                f'{path}: init/{name}: expected {expected} in the network of '
+                f'its own case, found shape {value.shape}; see docs/traces.md')
+        variables[name].assign(value)
+
+
 def relative_error(ours: np.ndarray, recorded: np.ndarray) -> float:
     """max |ours − recorded| / max |recorded| over an array."""
     ours = np.asarray(ours, np.float64)

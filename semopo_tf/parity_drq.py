@@ -17,15 +17,15 @@ import numpy as np
 
 from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
-from dreamerv2_base.nets import Scope, variables_by_name
+from dreamerv2_base.nets import Scope, values_by_name, variables_by_name
 from dreamerv2_base.noise import RecordedDraws
-from dreamerv2_base.tf import compiled, tf
+from dreamerv2_base.tf import compiled, tensors, tf
 from semopo_tf import settings
 from semopo_tf.baselines.bc import BCAgent
 from semopo_tf.baselines.drq_bc import DrQAgent
 from semopo_tf.baselines.drq_cql import DrQCQLAgent
 from semopo_tf.baselines.infogating import InfoGatingAgent
-from semopo_tf.parity import TOLERANCES, Report, Trace
+from semopo_tf.parity import TOLERANCES, Report, Trace, inject
 
 Arrays = dict[str, np.ndarray]
 
@@ -96,13 +96,13 @@ def replay(trace: Trace, changes: Mapping[str, Any]) -> Report:
     agent = AGENTS[trace.case['algo']](
         config, _rows(trace, 'action').shape[1], Scope(config.seed))
     variables = variables_by_name(agent)
-    fresh = _values(variables)
+    fresh = values_by_name(agent)
     update = _compiled(agent, config)
 
     def updates(weights: Arrays) -> list[dict[str, tf.Tensor]]:
         for name, value in fresh.items():
             variables[name].assign(value)
-        _inject(variables, weights, trace)
+        inject(variables, weights, trace.path)
         return [update(_batch(trace, i),
                        tf.constant(trace[f'step{i}/global_step'], tf.float32),
                        _draws(trace, i, config))
@@ -114,13 +114,13 @@ def replay(trace: Trace, changes: Mapping[str, Any]) -> Report:
         images = tf.constant(_last(trace['act/obs'][None]))
         report.add('actions', 'act/action', agent.act(images)[0],
                    trace['act/action'])
-    ours = _values(variables)
+    ours = values_by_name(agent)
 
     @functools.cache
     def doubt() -> Arrays:
         def again(seed: int) -> Arrays:
             updates(_last_bits_changed(init, seed))
-            return _values(variables)
+            return values_by_name(agent)
         return _doubt(ours, again)
 
     _compare_weights(ours, converted(trace, 'after', config), init, doubt,
@@ -273,16 +273,6 @@ def _last(images: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
 
 
-def _inject(variables, arrays: Arrays, trace: Trace) -> None:
-    for name, value in arrays.items():
-        shape = tuple(variables[name].shape) if name in variables else None
-        if shape != value.shape:
-            raise UserError(
-                f'{trace.path}: init/{name}: expected shape {shape}, found '
-                f'{value.shape}; the arrays of a trace must fit each other')
-        variables[name].assign(value)
-
-
 # One step.
 
 
@@ -301,7 +291,7 @@ def _batch(trace: Trace, i: int) -> dict[str, tf.Tensor]:
     found['action'] = recorded['action']
     found['reward'] = recorded['nstep_reward'][:, 0]
     found['discount'] = recorded['nstep_discount'][:, 0]
-    return {key: tf.constant(value) for key, value in found.items()}
+    return tensors(found)
 
 
 def _draws(trace: Trace, i: int, config: Config) -> dict[str, tf.Tensor]:
@@ -321,7 +311,7 @@ def _draws(trace: Trace, i: int, config: Config) -> dict[str, tf.Tensor]:
         if site == 'negatives':
             value = value.reshape(config.drq.batch_size, -1, value.shape[-1])
         found[site] = value
-    return {site: tf.constant(value) for site, value in found.items()}
+    return tensors(found)
 
 
 def _mask_noise(noise: Arrays, sites: dict[str, str], found: Arrays,
@@ -352,10 +342,6 @@ def _compare_losses(metrics, trace: Trace, i: int, report: Report) -> None:
 
 
 # Weights.
-
-
-def _values(variables: Mapping[str, tf.Variable]) -> Arrays:
-    return {name: variable.numpy() for name, variable in variables.items()}
 
 
 def _last_bits_changed(weights: Arrays, seed: int) -> Arrays:

@@ -11,16 +11,17 @@ from typing import Any
 
 import numpy as np
 
+from dreamerv2_base.checkpoint import is_weight
 from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import Scope, variables_by_name
 from dreamerv2_base.noise import RecordedDraws
-from dreamerv2_base.tf import compiled, tf
+from dreamerv2_base.tf import compiled, tensors, tf
 from semopo_tf import settings
 from semopo_tf.baselines.lompo_agent import LompoAgent
 from semopo_tf.baselines.lompo_buffers import imagined_transitions
 from semopo_tf.baselines.lompo_model import LompoModel
-from semopo_tf.parity import Report, Trace
+from semopo_tf.parity import Report, Trace, inject
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -72,7 +73,7 @@ def replay(trace: Trace, changes: Mapping[str, Any]) -> Report:
                        Scope(config.seed, 'behavior'))
     variables = {released(name): variable for name, variable
                  in variables_by_name(model, agent).items()}
-    _inject(variables, trace)
+    inject(variables, trace.below('init'), trace.path)
     _replay_model(model, variables, trace, report, config.jit)
     _replay_generator(model, agent, trace, report)
     _replay_agent(agent, variables, trace, report, config.jit)
@@ -103,7 +104,7 @@ def released(name: str) -> str:
     `world_model/rssm/img_out_2/kernel` -> `rssm/img2_2/kernel`.
     """
     for theirs, ours in MODULES.items():
-        if not name.startswith(f'{ours}/') or '/optimizer/' in name:
+        if not name.startswith(f'{ours}/') or not is_weight(name):
             continue
         layer, _, leaf = name.removeprefix(f'{ours}/').partition('/')
         return f'{theirs}/{_layer(theirs, layer)}/{leaf}'
@@ -125,19 +126,6 @@ def _layer(module: str, layer: str) -> str:
     return layer.replace('dense', 'h').replace('out', 'hout')
 
 
-def _inject(variables: Mapping[str, tf.Variable], trace: Trace) -> None:
-    for name, value in trace.below('init').items():
-        if name not in variables or (
-                tuple(variables[name].shape) != value.shape):
-            found = tuple(variables[name].shape) if name in variables else (
-                'no such variable')
-            raise UserError(
-                f'{trace.path}: init/{name}: expected shape {value.shape} '
-                f'in the network of its own case, found {found}; see '
-                'docs/traces.md')
-        variables[name].assign(value)
-
-
 def _replay_model(model: LompoModel, variables, trace: Trace,
                   report: Report, jit: str) -> None:
     def update(batch, noise):
@@ -149,7 +137,7 @@ def _replay_model(model: LompoModel, variables, trace: Trace,
         noise = {f'endo/{site}': value for site, value
                  in trace.below(f'noise/model{i}').items()}
         grads, metrics = train(
-            _tensors(trace.below(f'model{i}/batch')), _tensors(noise))
+            tensors(trace.below(f'model{i}/batch')), tensors(noise))
         _compare_step(report, trace, f'model{i}', grads, metrics)
     report.weights(variables, trace, 'after_model')
 
@@ -167,7 +155,7 @@ def _replay_generator(model: LompoModel, agent: LompoAgent, trace: Trace,
         full[:, real] = noise[site]
         noise[site] = full
     rows = model.generate(
-        agent.actor, _tensors(batch), RecordedDraws(_tensors(noise)))
+        agent.actor, tensors(batch), RecordedDraws(tensors(noise)))
     kept = imagined_transitions(
         {key: value.numpy() for key, value in rows.items()}, batch['mask'])
     for name in ('rewards', 'terminals'):
@@ -189,7 +177,7 @@ def _replay_agent(agent: LompoAgent, variables, trace: Trace,
         # Recorded as actions in [-1, 1]; the site holds numbers in (0, 1).
         uniform = (trace[f'noise/agent{i}/uniform_action'] + 1) / 2
         grads, metrics = train(
-            _tensors(rows), {'uniform_action': tf.constant(uniform)})
+            tensors(rows), {'uniform_action': tf.constant(uniform)})
         _compare_step(report, trace, f'agent{i}', grads, metrics)
     report.weights(variables, trace, 'after_agent')
 
@@ -206,7 +194,3 @@ def _compare_step(report: Report, trace: Trace, step: str, grads,
         for name, value in trace.below(f'{step}/{kind}').items():
             report.add(group, f'{step}/{kind}/{name}',
                        metrics[f'{name}_{kind}'], value)
-
-
-def _tensors(arrays: Arrays) -> dict[str, tf.Tensor]:
-    return {key: tf.constant(value) for key, value in arrays.items()}

@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import variables_by_name
 from dreamerv2_base.noise import RecordedDraws
-from dreamerv2_base.tf import compiled, tf
+from dreamerv2_base.tf import compiled, tensors, tf
 from semopo_tf import settings
 from semopo_tf.agent import PenalizedAgent
-from semopo_tf.parity import Report, Trace
+from semopo_tf.parity import Report, Trace, inject
 
 # The published mixstd_mean mixes members of unrelated states (spec of the
 # baselines 1.6), so what follows from its penalty is not compared.
@@ -24,7 +23,7 @@ def replay(trace: Trace, changes: Mapping[str, Any]) -> Report:
     """Model steps, policy steps, acting and the video of one trace."""
     report = Report(trace.path.stem)
     agent = build_agent(trace, changes)
-    inject(agent, trace.below('init'), trace)
+    inject(variables_by_name(agent), trace.below('init'), trace.path)
     _replay_model(agent, trace, report)
     if agent.config.offline_penalty_type == MISMIXED:
         report.skipped.append(
@@ -47,21 +46,6 @@ def build_agent(trace: Trace, changes: Mapping[str, Any]) -> PenalizedAgent:
                  if key.endswith('/batch/image'))
     return PenalizedAgent(
         settings.check(config), image, int(trace.case['A']))
-
-
-def inject(agent: PenalizedAgent, arrays: Mapping[str, np.ndarray],
-           trace: Trace) -> None:
-    """Set weights by name. Raises UserError for a missing or odd one."""
-    variables = variables_by_name(agent)
-    for name, value in arrays.items():
-        if name not in variables:
-            raise UserError(f'{trace.path}: init/{name} has no counterpart '
-                            'in the network of its own configuration')
-        expected = tuple(variables[name].shape)
-        if expected != value.shape:
-            raise UserError(f'{trace.path}: init/{name}: expected shape '
-                            f'{expected}, found {value.shape}')
-        variables[name].assign(value)
 
 
 def _replay_model(agent, trace, report):
@@ -153,8 +137,7 @@ def _replay_video(agent, trace, report):
 
 
 def _batch(trace: Trace, name: str) -> dict[str, tf.Tensor]:
-    return {key: tf.constant(value)
-            for key, value in trace.below(f'{name}/batch').items()}
+    return tensors(trace.below(f'{name}/batch'))
 
 
 def _compiled(agent, train):
@@ -165,5 +148,4 @@ def _compiled(agent, train):
 
 
 def _noise(trace: Trace, name: str) -> dict[str, tf.Tensor]:
-    return {key: tf.constant(value)
-            for key, value in trace.below(f'noise/{name}').items()}
+    return tensors(trace.below(f'noise/{name}'))

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib
 
+from dreamerv2_base.config import Config
+
 # name: (module, class)
 METHODS: dict[str, tuple[str, str]] = {
     'semopo': ('semopo_tf.semopo', 'SeMOPO'),
@@ -29,14 +31,14 @@ WORLD_MODELS = (*DREAMERS, 'lompo')
 PIXEL_METHODS = ('drq_bc', 'drq_cql', 'bc', 'infogating')
 
 
-def method_name(config) -> str:
+def method_name(config: Config) -> str:
     """The method a configuration asks for; `auto` goes by separate_wm."""
     if config.method != 'auto':
         return config.method
     return 'semopo' if config.separate_wm else 'offline_dv2'
 
 
-def method_class(config) -> type:
+def method_class(config: Config) -> type:
     """The class of a configuration's method (imports TensorFlow)."""
     module, name = METHODS[method_name(config)]
     return getattr(importlib.import_module(module), name)

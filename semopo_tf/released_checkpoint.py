@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamerv2_base.checkpoint import Checkpoints
+from dreamerv2_base.checkpoint import Checkpoints, is_weight
 from dreamerv2_base.config import Config, read_yaml
 from dreamerv2_base.errors import UserError
 from semopo_tf import export, settings
@@ -143,10 +143,8 @@ def shapes_of(config: Config, action_size: int) -> dict[str, tuple]:
                         'configuration with offline_tune_lmbd False')
     agent = PenalizedAgent(
         config, (config.image_size, config.image_size, 3), action_size)
-    shapes = {name: tuple(variable.shape) for name, variable
-              in variables_by_name(agent).items()
-              if 'optimizer' not in name and 'loss_scale' not in name}
-    return shapes
+    return {name: tuple(variable.shape) for name, variable
+            in variables_by_name(agent).items() if is_weight(name)}
 
 
 def name_entries(entries: list[np.ndarray], config: Config,
@@ -178,7 +176,7 @@ def name_entries(entries: list[np.ndarray], config: Config,
     return dict(zip(order, entries, strict=True))
 
 
-def _action_size(entries, config, path) -> int:
+def _action_size(entries, config: Config, path) -> int:
     """A, read off the only matrix whose rows are latents and actions."""
     flat = config.rssm.stoch * (config.rssm.discrete or 1)
     actor = [entry for entry in entries if entry.ndim == 2
@@ -222,7 +220,7 @@ def _read(source: Path, config: Config) -> Arrays:
         arrays, state = Checkpoints(source / 'ckpt').load()
         export.expect_whole(source, state)
         kept = {name: value for name, value in arrays.items()
-                if 'optimizer' not in name and 'loss_scale' not in name}
+                if is_weight(name)}
         step = np.array(state['at'].get('step', 0), np.int32)
         return {STEP: step, **kept}
     if source.suffix == '.pkl':
@@ -259,6 +257,7 @@ def _write(target: Path, arrays: Arrays, kind: str, config: Config) -> None:
 def _write_run(folder: Path, arrays: Arrays, config: Config) -> None:
     """A run folder at the start of the policy phase, with these weights."""
     from dreamerv2_base.nets import variables_by_name
+    from semopo_tf.training import Position, saved_state
     from semopo_tf.world_model_method import WorldModelMethod
     size = _named_action_size(arrays, config)
     config = config.update({'logdir': str(folder)})
@@ -279,13 +278,11 @@ def _write_run(folder: Path, arrays: Arrays, config: Config) -> None:
     config.save(folder / 'config.yaml')
     (folder / 'data.json').write_text(json.dumps(
         {'action_size': size, 'returns': [], 'episodes': []}))
-    before = [phase for phase in method.phases() if phase.name != 'agent']
-    done = sum(phase.updates + 2 for phase in before)
+    phases = method.phases()
+    at = Position([phase.name for phase in phases].index('agent'))
     Checkpoints(folder / 'ckpt').save(
-        2 * done, method.state(), {
-            'at': {'phase': len(before), 'step': 0, 'evaluated': -1,
-                   'finished': False, 'pending': {}},
-            'records': None, 'data': None}, pin=True)
+        at.count(phases), method.state(), saved_state(at, None, None),
+        pin=True)
 
 
 def _expect_weights(folder: Path, arrays: Arrays,
@@ -296,8 +293,7 @@ def _expect_weights(folder: Path, arrays: Arrays,
     """
     policy = any(name.startswith('behavior/') for name in arrays)
     missing = [name for name in variables if name not in arrays
-               and 'optimizer' not in name.split('/')
-               and 'loss_scale' not in name and name not in SCALARS
+               and is_weight(name) and name not in SCALARS
                and (policy or not name.startswith('behavior/'))]
     unknown = [name for name in arrays if name not in variables
                and name != STEP]

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 
 from dreamerv2_base.errors import UserError
-from dreamerv2_base.nets import MLP, Scope, variables_by_name
+from dreamerv2_base.nets import MLP, Scope, follow, variables_by_name
 from dreamerv2_base.noise import Draws
 from dreamerv2_base.optimizer import Optimizer
 from dreamerv2_base.sums import gradient, total
@@ -51,7 +51,7 @@ class SAC(tf.Module):
         self.targets = [self._network(scope / f'target_q{i}', inputs)
                         for i in (1, 2)]
         self.log_alpha = scope.constant('log_alpha', ())
-        self._follow(1.0)
+        follow(self.targets, self.critics, 1.0)
         self._optimizers = {
             'q': self._optimizer(scope, 'q', variables_by_name(
                 *self.critics)),
@@ -116,7 +116,7 @@ class SAC(tf.Module):
         for name, optimizer in self._optimizers.items():
             metrics.update(optimizer.apply(grads[name])[0])
             metrics[f'{name}_loss'] = losses[name]
-        self._follow(self.settings.tau)
+        follow(self.targets, self.critics, self.settings.tau)
         return metrics
 
     def critic_loss(self, batch: Transitions, noise: tf.Tensor,
@@ -160,13 +160,6 @@ class SAC(tf.Module):
                 action: tf.Tensor) -> list[tf.Tensor]:
         inputs = tf.concat([state, action], -1)
         return [critic(inputs) for critic in critics]
-
-    def _follow(self, share: float) -> None:
-        """targets ← (1 − share) targets + share critics."""
-        slow = variables_by_name(*self.targets).values()
-        fast = variables_by_name(*self.critics).values()
-        for target, critic in zip(slow, fast, strict=True):
-            target.assign((1.0 - share) * target + share * critic)
 
     def _network(self, scope: Scope, inputs: int,
                  outputs: int | None = None) -> MLP:

@@ -6,14 +6,17 @@ The paper's method: `semopo_tf.separated_model` (section 3.3),
 
 from __future__ import annotations
 
+from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.store import EpisodeStore
 from semopo_tf.world_model_method import WorldModelMethod
 
 
 class SeMOPO(WorldModelMethod):
     """Two streams: what actions control, and the rest."""
 
-    def __init__(self, config, store=None, action_size: int | None = None):
+    def __init__(self, config: Config, store: EpisodeStore | None = None,
+                 action_size: int | None = None):
         if not config.separate_wm:
             raise UserError(
                 'method semopo: expected separate_wm True (two streams), found '

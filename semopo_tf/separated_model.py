@@ -8,6 +8,7 @@ docs/training_step.md.
 
 from __future__ import annotations
 
+from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import MLP, Conv, ConvDecoder, Scope
 from dreamerv2_base.noise import Draws
@@ -86,7 +87,7 @@ class SeparatedWorldModel(WorldModel):
 
     decoder: JointDecoder  # of both streams, where the base has one of one
 
-    def __init__(self, config, image, action_size: int, scope: Scope):
+    def __init__(self, config: Config, image, action_size: int, scope: Scope):
         if config.disen_action_type not in ('none', 'main'):
             raise UserError(
                 "disen_action_type: expected 'none' (zero actions) or 'main' "

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamerv2_base.checkpoint import restore
+from dreamerv2_base.checkpoint import Live, restore
 from dreamerv2_base.errors import UserError
 from semopo_tf.method import Batch, ChunkSource, Phase
 
@@ -48,7 +48,7 @@ class Starts:
                  fresh: Callable[[int], Arrays],
                  variables: Mapping[str, Any],
                  train: Callable[[Batch | None, int], Mapping[str, Any]],
-                 judge: Callable[[Batch | None, int], Any]):
+                 judge: Callable[[Any, int], Any]):
         self._updates, self._fresh = updates, fresh
         self._variables, self._train = variables, train
         self._judge = judge
@@ -80,8 +80,7 @@ class Starts:
         if step == self._updates - 1:
             metrics['start_worth'] = self._worth[start]
             if self._worth[start] >= self._worth[:start + 1].max():
-                self._kept = {name: variable.numpy() for name, variable
-                              in self._variables.items()}
+                self._kept = dict(Live(self._variables))
         return metrics
 
     def finish(self) -> None:

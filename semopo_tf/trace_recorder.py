@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from dreamerv2_base.nets import variables_by_name
+from dreamerv2_base.checkpoint import is_weight
+from dreamerv2_base.config import Config
+from dreamerv2_base.nets import values_by_name
 from dreamerv2_base.noise import CounterDraws, RecordingDraws
-from dreamerv2_base.tf import tf
+from dreamerv2_base.tf import tensors, tf
 from semopo_tf.agent import PenalizedAgent
 from semopo_tf.doctor import fake_batch
 
@@ -24,7 +26,7 @@ BATCH, LENGTH, ACTIONS, STEPS = 2, 5, 3, 2
 TRAINED = ('world_model', 'behavior')
 
 
-def record(path: Path, config) -> None:
+def record(path: Path, config: Config) -> None:
     """Two model steps, two policy steps and acting, on noise.
 
     The trace is made eagerly: the graph that training runs has to agree with
@@ -102,8 +104,8 @@ def _acting(agent, rng) -> Arrays:
 
 
 def _batch(agent: PenalizedAgent, rng) -> dict[str, tf.Tensor]:
-    data = fake_batch(rng, BATCH, LENGTH, agent.config.image_size, ACTIONS)
-    return {key: tf.constant(value) for key, value in data.items()}
+    return tensors(fake_batch(
+        rng, BATCH, LENGTH, agent.config.image_size, ACTIONS))
 
 
 def _draws(name: str) -> RecordingDraws:
@@ -111,10 +113,8 @@ def _draws(name: str) -> RecordingDraws:
 
 
 def _weights(agent, tops=TRAINED) -> Arrays:
-    return {name: variable.numpy()
-            for name, variable in variables_by_name(agent).items()
-            if name.startswith(tops) and '/optimizer/' not in name
-            and 'loss_scale' not in name}
+    return {name: value for name, value in values_by_name(agent).items()
+            if name.startswith(tops) and is_weight(name)}
 
 
 def _gradients(name: str, outputs) -> Arrays:

@@ -13,12 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from dreamerv2_base.checkpoint import Live, restore
+from dreamerv2_base.checkpoint import Live, is_weight, restore
+from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
-from dreamerv2_base.nets import variables_by_name
+from dreamerv2_base.nets import values_by_name, variables_by_name
 from dreamerv2_base.noise import CounterDraws, fold
+from dreamerv2_base.online import EpisodeBuffer
 from dreamerv2_base.replay import ChunkSampler
-from dreamerv2_base.tf import compiled, tf
+from dreamerv2_base.store import EpisodeStore
+from dreamerv2_base.tf import CountedGraph, tensors, tf
 from semopo_tf import export, starts
 from semopo_tf.agent import PenalizedAgent
 from semopo_tf.conservative import (
@@ -50,38 +53,41 @@ class WorldModelMethod:
       action_size: A, where there is no store.
     """
 
-    def __init__(self, config, store=None, action_size: int | None = None):
-        self.config, self._store = config, store
+    def __init__(self, config: Config,
+                 store: EpisodeStore | EpisodeBuffer | None = None,
+                 action_size: int | None = None):
+        self.config = config
+        self._store: Any = store
         image = (config.image_size, config.image_size, 3)
         self._shapes = image, size_of_actions(store, action_size)
         self.agent = PenalizedAgent(config, *self._shapes)
         self._starts: Starts | None = None
         self._updates: dict[str, Any] = {
-            'model': self._compiled('model', self.agent.model_train),
-            'agent': self._compiled('agent', self.agent.agent_train),
-            'joint': self._compiled('joint', self.agent.train)}
+            'model': self._graph('model', self.agent.model_train),
+            'agent': self._graph('agent', self.agent.agent_train),
+            'joint': self._graph('joint', self.agent.train)}
         if several_starts(config):
             self._starts = Starts(
                 config.model_starts, config.model_start_updates,
                 self._fresh_weights, variables_by_name(self.agent),
-                self._updates['model'], self._compiled(
+                self._updates['model'], self._graph(
                     'judge', lambda *inputs: (None, self.agent.world_model
                                               .action_information(*inputs))))
 
     def phases(self) -> list[Phase]:
         """Model updates in whole blocks, then policy updates."""
         config = self.config
-        first = [self._starts.phase(self._starts_source, _tensors)] if (
+        first = [self._starts.phase(self._starts_source, tensors)] if (
             self._starts) else []
         return [
             *first,
             Phase('model', self.model_updates, self._updates['model'],
                   self._model_source,
                   video_every=config.offline_video_every,
-                  start=self._first_update, prepare=_tensors),
+                  start=self._first_update, prepare=tensors),
             Phase('agent', config.steps, self._updates['agent'],
                   self._agent_source, config.agent_train_steps,
-                  video_every=config.offline_video_every, prepare=_tensors),
+                  video_every=config.offline_video_every, prepare=tensors),
         ]
 
     @property
@@ -129,9 +135,9 @@ class WorldModelMethod:
         """Weights per module, optimizers left out."""
         counts: dict[str, int] = {}
         for name, variable in variables_by_name(self.agent).items():
-            parts = name.split('/')
-            if 'optimizer' in parts or 'loss_scale' in name:
+            if not is_weight(name):
                 continue
+            parts = name.split('/')
             depth = 3 if parts[1] in ('heads', 'exo_heads') else 2
             module = '/'.join(parts[:depth])
             counts[module] = counts.get(module, 0) + int(
@@ -140,7 +146,7 @@ class WorldModelMethod:
 
     def videos(self, batch: Batch, key: int) -> dict[str, np.ndarray]:
         """Reconstructions and open-loop predictions of a few chunks."""
-        batch = _tensors({k: v[:6] for k, v in batch.items()})
+        batch = tensors({k: v[:6] for k, v in batch.items()})
         filtered = min(5, batch['image'].shape[1] - 1)
         draws = CounterDraws(
             fold(self.config.seed, 'videos'), 'videos', tf.constant(key))
@@ -155,17 +161,18 @@ class WorldModelMethod:
         return schedule_from(self.config, sampling_of(self.config),
                              self._store)
 
-    def _model_source(self, store) -> ChunkSampler:
+    def _model_source(self, store: EpisodeStore) -> ChunkSampler:
         size, schedule = self.config.offline_model_dataset, self.schedule()
         notes = schedule.describe(self.model_updates)
         return self._sampler(store, 'model', size, schedule, notes)
 
-    def _starts_source(self, store) -> ChunkSampler:
+    def _starts_source(self, store: EpisodeStore) -> ChunkSampler:
         return self._sampler(
             store, starts.PHASE, self.config.offline_model_dataset,
             self.schedule())
 
-    def _agent_source(self, store) -> ChunkSampler | EmbeddedSource:
+    def _agent_source(self, store: EpisodeStore,
+                      ) -> ChunkSampler | EmbeddedSource:
         # The policy phase keeps the window that the model phase ended with;
         # with a given world model, the one a whole model phase ends with.
         size = self.config.offline_train_dataset
@@ -182,7 +189,7 @@ class WorldModelMethod:
             Path(self.config.logdir).expanduser() / 'cache',
             encoder_stamp(encoder, store.digest, numbers), numbers)
 
-    def _sampler(self, store, phase, size, schedule,
+    def _sampler(self, store: EpisodeStore, phase, size, schedule,
                  notes=None) -> ChunkSampler:
         return ChunkSampler(
             store, size.batch, size.length, self.config.seed, phase,
@@ -194,10 +201,8 @@ class WorldModelMethod:
     def _fresh_weights(self, start: int) -> dict[str, np.ndarray]:
         """Initial values of everything, drawn for another seed."""
         seed = fold(self.config.seed, starts.PHASE, start)
-        agent = PenalizedAgent(
-            self.config.update({'seed': seed}), *self._shapes)
-        return {name: variable.numpy() for name, variable
-                in variables_by_name(agent).items()}
+        return values_by_name(PenalizedAgent(
+            self.config.update({'seed': seed}), *self._shapes))
 
     def _first_update(self) -> None:
         """The released joint update at start; then a given world model.
@@ -225,7 +230,7 @@ class WorldModelMethod:
         export.expect_whole(folder.parent, state)
         self.load_world_model(arrays)
 
-    def _compiled(self, phase: str, update):
+    def _graph(self, phase: str, update) -> CountedGraph:
         """`update(batch, step) -> metrics` as one graph."""
         seed = self.config.seed
 
@@ -234,10 +239,4 @@ class WorldModelMethod:
             _, metrics = update(batch, draws)
             return metrics
 
-        graph = compiled(train, self.config.jit)
-        return lambda batch, step: graph(
-            _tensors(batch), tf.constant(step, tf.int64))
-
-
-def _tensors(batch: Batch) -> dict[str, tf.Tensor]:
-    return {key: tf.convert_to_tensor(value) for key, value in batch.items()}
+        return CountedGraph(train, self.config.jit)

@@ -24,11 +24,11 @@ from semopo_tf import (
     commands,
     export,
     inert,
-    offline,
     registry,
     report_plots,
     run_folder,
     settings,
+    training,
 )
 from semopo_tf.evaluation import Evaluator
 from tests.helpers import make_episode
@@ -135,7 +135,7 @@ def train(config, evaluator) -> Run:
     method, store = begun(config)
     start = {key: np.array(value) for key, value in method.state().items()}
     with run_folder.RunFolder(config) as run:
-        offline.Loop(config, method, store, run, evaluator).train()
+        training.Loop(config, method, store, run, evaluator).train()
     return Run(config, method, start, Path(config.logdir))
 
 

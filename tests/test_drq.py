@@ -399,7 +399,7 @@ def test_updates_are_one_graph_and_equal_the_eager_ones(store):
         found.append([{k: float(v) for k, v in phase.train(
             source.batch(i), i).items()} for i in range(3)])
         if jit == 'none':
-            assert method.graph.experimental_get_tracing_count() == 1
+            assert phase.train.graph.experimental_get_tracing_count() == 1
     for compiled, eager in zip(*found, strict=True):
         assert compiled == pytest.approx(eager, rel=1e-4)
 

@@ -367,7 +367,7 @@ def test_updates_are_one_graph(store):
     losses = [float(phase.train(source.batch(i), i)['inverse_loss'])
               for i in range(5)]
     assert np.isfinite(losses).all()
-    assert method.graph.experimental_get_tracing_count() == 1
+    assert phase.train.graph.experimental_get_tracing_count() == 1
 
 
 def test_pictures_of_the_masks(store):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dreamerv2_base.logger import read_rows
-from semopo_tf import offline
+from semopo_tf import training
 from semopo_tf.baselines import mopo_data
 from semopo_tf.baselines.mopo import MOPO
 from semopo_tf.evaluation import Evaluation
@@ -38,7 +38,7 @@ def train(config, method_class=MOPO):
     store = mopo_data.open_states(config)
     with RunFolder(config) as run:
         method = method_class(config, store)
-        offline.Loop(config, method, store, run, NoSimulator()).train()
+        training.Loop(config, method, store, run, NoSimulator()).train()
     return read_rows(run.path / 'metrics.jsonl'), method
 
 

@@ -173,10 +173,10 @@ def test_prefill_is_uniform_and_the_policy_follows(tmp_path):
 
 
 def finished(rows, seed=0):
-    from dreamerv2_base.envs.rollout import Episode
+    from dreamerv2_base.envs.rollout import Finished
     from tests.helpers import make_episode
     arrays = make_episode(seed, rows, actions=2, size=4)
-    return Episode({**arrays, 'state': np.zeros(rows)}, 1.0, rows, None, 1)
+    return Finished({**arrays, 'state': np.zeros(rows)}, 1.0, rows, None, 1)
 
 
 def test_buffer_gives_the_chunks_of_its_episodes(tmp_path):
@@ -319,10 +319,10 @@ def test_updates_change_every_part_and_snapshots_stay(tia):
     from semopo_tf.online import snapshots
     method, buffer = tia
     buffer.open(0)
-    from dreamerv2_base.envs.rollout import Episode
+    from dreamerv2_base.envs.rollout import Finished
     from tests.helpers import make_episode
     for seed in range(2):
-        buffer.add(Episode(make_episode(seed, 8), 0.0, 8, None, 1), seed)
+        buffer.add(Finished(make_episode(seed, 8), 0.0, 8, None, 1), seed)
     method._collector = Ended()
     before = method.state()
     phase, = method.phases()

@@ -15,7 +15,7 @@ import numpy as np
 
 from dreamerv2_base.envs.rollout import (
     ATTEMPTS,
-    Episode,
+    Finished,
     Rollout,
     _episode,
     _Run,
@@ -56,7 +56,7 @@ class LiveRollout(Rollout):
             return None
         return self._batch(self._runs, list(self._runs))
 
-    def step(self, actions: np.ndarray) -> list[tuple[int, Episode]]:
+    def step(self, actions: np.ndarray) -> list[tuple[int, Finished]]:
         """Move every environment on: by its action [N, A] or, where an
         episode has ended, to the first row of the next one.
 

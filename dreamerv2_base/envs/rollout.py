@@ -30,7 +30,7 @@ PAUSE = 0.5  # seconds between two looks whether a child is alive
 
 
 @dataclass
-class Episode:
+class Finished:
     """What one episode was.
 
     Attributes:
@@ -107,7 +107,7 @@ class Rollout:
 
     def run(self, policy: Policy, episodes: int, seed: int,
             keep: Sequence[str] | bool = False,
-            on_step: Callable[[int], None] | None = None) -> list[Episode]:
+            on_step: Callable[[int], None] | None = None) -> list[Finished]:
         """Run whole episodes; number j starts from a seed of (seed, j).
 
         `keep` names arrays to return (True: all). `policy` gets arrays
@@ -117,7 +117,7 @@ class Rollout:
         process of an episode is lost three times, RuntimeError when an
         environment cannot be brought back by its seed and actions.
         """
-        done: list[Episode] = []
+        done: list[Finished] = []
         while len(done) < episodes:
             numbers = range(len(done), min(len(done) + self._envs, episodes))
             wave = {number - len(done): _Run(number, episode_seed(
@@ -362,7 +362,7 @@ def _obey(envs: dict[int, Any], make_env: Callable[[], Any], verb: str,
             for slot, (name, value) in argument.items()}
 
 
-def _episode(run: _Run, keep: Sequence[str] | bool) -> Episode:
+def _episode(run: _Run, keep: Sequence[str] | bool) -> Finished:
     rows = run.rows
     # Environments without pictures have none to keep.
     names = (list(rows[0]) if keep is True
@@ -374,4 +374,4 @@ def _episode(run: _Run, keep: Sequence[str] | bool) -> Episode:
             array = array.astype(np.float32)
         arrays[name] = array.astype(bool) if name in FLAGS else array
     total = float(np.sum([row['reward'] for row in rows], dtype=np.float64))
-    return Episode(arrays, total, len(rows), run.background, run.attempts)
+    return Finished(arrays, total, len(rows), run.background, run.attempts)

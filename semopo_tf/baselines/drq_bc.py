@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dreamerv2_base.nets import Scope, variables_by_name
+from dreamerv2_base.config import Config
+from dreamerv2_base.nets import Scope, follow, variables_by_name
 from dreamerv2_base.noise import Draws
 from dreamerv2_base.sums import total
 from dreamerv2_base.tf import tf
-from semopo_tf.baselines.bc import (
-    Metrics,
-    PixelMethod,
-    Tensors,
-    action_metrics,
-    augmented,
-)
-from semopo_tf.baselines.drq_data import StackSampler
 from semopo_tf.baselines.drq_nets import (
     Actor,
     Critic,
@@ -23,6 +16,13 @@ from semopo_tf.baselines.drq_nets import (
     drq_layers,
     noisy_action,
     schedule,
+)
+from semopo_tf.baselines.pixel_method import (
+    Metrics,
+    PixelMethod,
+    Tensors,
+    action_metrics,
+    augmented,
 )
 from semopo_tf.baselines.torch_adam import TorchAdam, step
 
@@ -55,7 +55,7 @@ class ActorCritic(tf.Module):
         self.actor = Actor(scope / 'actor', *sizes)
         self.critic = Critic(scope / 'critic', *sizes)
         self.critic_target = Critic(scope / 'critic_target', *sizes)
-        self._move_target(1.0)
+        follow([self.critic_target], [self.critic], 1.0)
         self.actor_opt, self.critic_opt = (
             TorchAdam(scope, name, variables_by_name(module), drq.lr, drq.eps)
             for name, module in (('actor', self.actor),
@@ -85,7 +85,8 @@ class ActorCritic(tf.Module):
             q = tf.minimum(*self.critic(features, action))
             actor_loss, more = self.actor_loss(q, action, batch)
         step(tape, actor_loss, self.actor_opt)
-        self._move_target(self.drq.critic_target_tau)
+        follow([self.critic_target], [self.critic],
+               self.drq.critic_target_tau)
         return {**metrics, 'critic_loss': loss, **more,
                 **action_metrics(mean, std, action),
                 'critic_target_q': tf.reduce_mean(target),
@@ -124,13 +125,6 @@ class ActorCritic(tf.Module):
         normal = draws.normal(site, mean.shape)
         return noisy_action(mean, std, self.drq.stddev_clip, normal)
 
-    def _move_target(self, share: float) -> None:
-        """target ← share · critic + (1 − share) · target."""
-        pairs = zip(variables_by_name(self.critic_target).values(),
-                    variables_by_name(self.critic).values(), strict=True)
-        for slow, fast in pairs:
-            slow.assign(share * fast + (1.0 - share) * slow)
-
 
 def squared_errors(values, target: tf.Tensor) -> tf.Tensor:
     """Σ_i mean (Q_i − y)², []."""
@@ -143,7 +137,7 @@ class DrQAgent(tf.Module):
 
     head_type = ActorCritic
 
-    def __init__(self, config, action_size: int, scope: Scope):
+    def __init__(self, config: Config, action_size: int, scope: Scope):
         super().__init__()
         self.drq = drq = config.drq
         self.encoder = PixelEncoder(
@@ -174,7 +168,3 @@ class DrQBC(PixelMethod):
     """DrQ+BC; n-step returns of 3 in the published command."""
 
     agent_type = DrQAgent
-
-    def source(self, store) -> StackSampler:
-        return StackSampler(
-            store, self.config.drq, self.config.seed, 'train')

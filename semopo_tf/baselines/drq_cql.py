@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 from dreamerv2_base.noise import Draws
 from dreamerv2_base.tf import tf
-from semopo_tf.baselines.bc import Metrics, Tensors
 from semopo_tf.baselines.drq_bc import (
     ActorCritic,
     DrQAgent,
@@ -15,6 +14,7 @@ from semopo_tf.baselines.drq_bc import (
     squared_errors,
 )
 from semopo_tf.baselines.drq_nets import log_prob
+from semopo_tf.baselines.pixel_method import Metrics, Tensors
 
 # By source of the actions: rand, curr_actions, next_actions.
 Scores = Mapping[str, tf.Tensor]

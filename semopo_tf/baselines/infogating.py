@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import Scope, variables_by_name
 from dreamerv2_base.noise import Draws
+from dreamerv2_base.store import EpisodeStore
 from dreamerv2_base.tf import tf
-from semopo_tf.baselines.bc import (
-    Metrics,
-    PixelMethod,
-    Tensors,
-    augmented,
-    cloning_loss,
-)
+from semopo_tf.baselines.bc import cloning_loss
 from semopo_tf.baselines.drq_bc import ActorCritic
 from semopo_tf.baselines.drq_data import StackSampler
 from semopo_tf.baselines.drq_nets import Head, schedule
@@ -33,6 +29,12 @@ from semopo_tf.baselines.infogating_nets import (
     mask_of,
     mask_sizes,
     perturbed,
+)
+from semopo_tf.baselines.pixel_method import (
+    Metrics,
+    PixelMethod,
+    Tensors,
+    augmented,
 )
 from semopo_tf.baselines.torch_adam import TorchAdam, step
 from semopo_tf.method import Batch, Phase
@@ -68,7 +70,7 @@ class CloningHead(tf.Module):
 class InfoGatingAgent(tf.Module):
     """Mask network, encoder, energy, and a policy on detached features."""
 
-    def __init__(self, config, action_size: int, scope: Scope):
+    def __init__(self, config: Config, action_size: int, scope: Scope):
         super().__init__()
         self.drq, self.set = drq, gate = config.drq, config.infogating
         self.action_size = action_size
@@ -195,7 +197,8 @@ class InfoGating(PixelMethod):
 
     agent_type = InfoGatingAgent
 
-    def __init__(self, config, store=None, action_size: int | None = None):
+    def __init__(self, config: Config, store: EpisodeStore | None = None,
+                 action_size: int | None = None):
         check_gating(config)
         super().__init__(config, store, action_size)
         self._masks = tf.function(
@@ -207,7 +210,7 @@ class InfoGating(PixelMethod):
         return [Phase('train', config.steps, self._update, self.source,
                       config.agent_train_steps, config.offline_video_every)]
 
-    def source(self, store) -> StackSampler:
+    def source(self, store: EpisodeStore) -> StackSampler:
         return StackSampler(
             store, self.config.drq, self.config.seed, 'train',
             next_obs=self.config.infogating.head == 'drq_bc',

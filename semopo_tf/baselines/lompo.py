@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from dreamerv2_base.checkpoint import restore
+from dreamerv2_base.checkpoint import Live, restore
+from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import progress
 from dreamerv2_base.nets import Scope, variables_by_name
 from dreamerv2_base.noise import CounterDraws, Draws, fold, generator
-from dreamerv2_base.tf import compiled, tf
+from dreamerv2_base.store import EpisodeStore
+from dreamerv2_base.tf import CountedGraph, tensors, tf
 from semopo_tf.baselines.lompo_agent import LompoAgent
 from semopo_tf.baselines.lompo_buffers import (
     FIELDS,
@@ -51,9 +53,11 @@ class LOMPO:
     Raises UserError for settings that the method cannot run with.
     """
 
-    def __init__(self, config, store=None, action_size: int | None = None):
+    def __init__(self, config: Config, store: EpisodeStore | None = None,
+                 action_size: int | None = None):
         check(config)
-        self.config, self._store = config, store
+        self.config = config
+        self._store: Any = store
         action_size = size_of_actions(store, action_size)
         root = Scope(config.seed)
         image = (config.image_size, config.image_size, 3)
@@ -68,10 +72,10 @@ class LOMPO:
                 name: Ring(capacity, self.model.rssm.feat_size, action_size)
                 for name in ('real', 'latent')}
         self._graphs = {
-            name: self._compiled(name, function) for name, function in {
+            name: self._graph(name, function) for name, function in {
                 'model': self._model_update, 'agent': self._agent_update,
                 'encode': self._encode, 'generate': self._generate}.items()}
-        self._act = self._compiled('act', self._act_step)
+        self._act = self._graph('act', self._act_step)
 
     # The interface of semopo_tf.method.
 
@@ -110,8 +114,7 @@ class LOMPO:
 
     def state(self) -> Arrays:
         """All variables, and what the rings hold."""
-        arrays = {name: variable.numpy()
-                  for name, variable in self._variables().items()}
+        arrays = dict(Live(self._variables()))
         for name, ring in self.rings.items():
             arrays.update({f'buffer/{name}/{key}': value
                            for key, value in ring.state().items()})
@@ -146,8 +149,7 @@ class LOMPO:
 
     def videos(self, batch: Batch, key: int) -> dict[str, np.ndarray]:
         """Reconstructions and open-loop predictions of a few sequences."""
-        batch = {name: tf.convert_to_tensor(value[:6])
-                 for name, value in batch.items()}
+        batch = tensors({name: value[:6] for name, value in batch.items()})
         filtered = min(5, batch['image'].shape[1] - 1)
         draws = CounterDraws(
             fold(self.config.seed, 'videos'), 'videos', tf.constant(key))
@@ -271,16 +273,13 @@ class LOMPO:
         action = self.agent.actor(self.model.rssm.get_feat(latent))
         return {**latent, 'action': action}
 
-    def _compiled(self, stream: str, function):
+    def _graph(self, stream: str, function) -> CountedGraph:
         """`function(batch, counter)` as one graph, with draws of `stream`."""
         def call(batch, counter):
             return function(
                 batch, CounterDraws(self.config.seed, stream, counter))
 
-        graph = compiled(call, self.config.jit)
-        return lambda batch, counter: graph(
-            {key: tf.convert_to_tensor(value)
-             for key, value in batch.items()}, tf.constant(counter, tf.int64))
+        return CountedGraph(call, self.config.jit)
 
     def _variables(self) -> dict[str, tf.Variable]:
         return variables_by_name(self.model, self.agent)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dreamerv2_base.nets import MLP, Scope, variables_by_name
+from dreamerv2_base.config import Config
+from dreamerv2_base.nets import MLP, Scope, follow, variables_by_name
 from dreamerv2_base.noise import Draws
 from dreamerv2_base.optimizer import Optimizer
 from dreamerv2_base.sums import total
@@ -29,7 +30,7 @@ class LompoAgent(tf.Module):
       scope: `behavior` by convention.
     """
 
-    def __init__(self, config, feat_size: int, action_size: int,
+    def __init__(self, config: Config, feat_size: int, action_size: int,
                  scope: Scope):
         super().__init__()
         self.config, self.action_size = config, action_size
@@ -41,7 +42,7 @@ class LompoAgent(tf.Module):
         self.targets = [_network(scope / f'target_{name}', inputs,
                                  config.critic) for name in CRITICS]
         if not config.lompo.random_targets:
-            self._move_targets(1.0)
+            follow(self.targets, self.critics, 1.0)
         self._critic_opt = Optimizer(
             scope, 'q', variables_by_name(*self.critics), **config.critic_opt)
         self._actor_opt = Optimizer(
@@ -76,7 +77,7 @@ class LompoAgent(tf.Module):
         actor_grads = gradients(tape, actor_loss, self._actor_opt)
         q_metrics, q_clipped = self._critic_opt.apply(q_grads)
         actor_metrics, actor_clipped = self._actor_opt.apply(actor_grads)
-        self._move_targets(self.config.lompo.tau)
+        follow(self.targets, self.critics, self.config.lompo.tau)
         return {'q': q_clipped, 'actor': actor_clipped}, {
             'q_loss': q_loss, 'actor_loss': actor_loss, **metrics,
             **q_metrics, **actor_metrics}
@@ -125,14 +126,6 @@ class LompoAgent(tf.Module):
         data = value[:value.shape[0] // 2]
         return (tf.reduce_mean(tf.reduce_logsumexp(spread, 0))
                 - tf.reduce_mean(data))
-
-    def _move_targets(self, share: float) -> None:
-        """targets ← share · critics + (1 − share) · targets."""
-        for target, critic in zip(self.targets, self.critics, strict=True):
-            pairs = zip(variables_by_name(target).values(),
-                        variables_by_name(critic).values(), strict=True)
-            for slow, fast in pairs:
-                slow.assign(share * fast + (1.0 - share) * slow)
 
 
 def score(critic: MLP, feat: tf.Tensor, action: tf.Tensor) -> tf.Tensor:

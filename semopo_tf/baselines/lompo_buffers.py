@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.noise import generator
 from dreamerv2_base.replay import batch_generator
+from dreamerv2_base.store import EpisodeStore
 
 Arrays = dict[str, np.ndarray]
 
@@ -129,7 +131,7 @@ class SequenceSampler:
 
     KEYS = ('image', 'action', 'reward')
 
-    def __init__(self, store, config, phase: str):
+    def __init__(self, store: EpisodeStore, config: Config, phase: str):
         self._store, self._seed, self._phase = store, config.seed, phase
         self._size, self._settings = config.offline_model_dataset, config.lompo
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from dreamerv2_base.config import Config
 from dreamerv2_base.distributions import UnitNormal
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import Scope
@@ -129,8 +130,8 @@ class LompoModel(WorldModel):
     [B, T], which is True for the rows that are data.
     """
 
-    def __init__(self, config, image: tuple[int, int, int], action_size: int,
-                 scope: Scope):
+    def __init__(self, config: Config, image: tuple[int, int, int],
+                 action_size: int, scope: Scope):
         super().__init__(config, image, action_size, scope)
         self._penalty = penalty_of(config.lompo)
 
@@ -185,8 +186,8 @@ class LompoModel(WorldModel):
         """`rollout` from every posterior state of sequences, N = B·T.
 
         Starts at padded rows are rolled out too (so that shapes are fixed);
-        `lompo_buffers.transitions` leaves them out. Draw sites: those of
-        `states` under observe/, those of `rollout` under imagine/.
+        `lompo_buffers.imagined_transitions` leaves them out. Draw sites:
+        those of `states` under observe/, those of `rollout` under imagine/.
         """
         post = self.states(batch, draws.scope('observe'))
         start = {key: tf.reshape(value, (-1, *value.shape[2:]))

@@ -12,17 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from dreamerv2_base.checkpoint import restore
+from dreamerv2_base.checkpoint import Live, restore
+from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import Scope, variables_by_name
 from dreamerv2_base.noise import CounterDraws, Draws
 from dreamerv2_base.replay import batch_generator
-from dreamerv2_base.tf import compiled, tf
+from dreamerv2_base.store import EpisodeStore
+from dreamerv2_base.tf import CountedGraph, tf
 from semopo_tf.baselines.mopo_data import (
     FIELDS,
     EpochPlan,
     MixedPlaces,
     Pool,
+    TransitionFiles,
     transitions,
 )
 from semopo_tf.baselines.mopo_model import (
@@ -54,7 +57,9 @@ class MOPO:
     data without states.
     """
 
-    def __init__(self, config, store=None, action_size: int | None = None):
+    def __init__(self, config: Config,
+                 store: EpisodeStore | TransitionFiles | None = None,
+                 action_size: int | None = None):
         check(config)
         self.config = config
         self._action_size = size_of_actions(store, action_size)
@@ -108,8 +113,7 @@ class MOPO:
 
     def state(self) -> Arrays:
         """All variables (early stopping too), and the pool."""
-        arrays = {name: variable.numpy()
-                  for name, variable in self._variables().items()}
+        arrays = dict(Live(self._variables()))
         arrays.update({POOL + name: value
                        for name, value in self.pool.state().items()})
         return arrays
@@ -257,21 +261,18 @@ class MOPO:
         self.stopper = HoldOut(config.mopo, self.model, root / 'holdout')
         self.agent = SAC(config.sac, state_size, action_size, root / 'sac')
         self._graphs = {
-            name: self._compiled(name, function) for name, function in {
+            name: self._graph(name, function) for name, function in {
                 'model': self._model_update, 'holdout': self._holdout,
                 'agent': self.agent.update, 'rollout': self._rollout,
                 'act': self._act}.items()}
 
-    def _compiled(self, stream: str, function):
+    def _graph(self, stream: str, function) -> CountedGraph:
         """`function(arrays, counter)` as one graph, its draws of `stream`."""
         def call(batch, counter):
             return function(batch, CounterDraws(
                 self.config.seed, f'mopo_{stream}', counter))
 
-        graph = compiled(call, self.config.jit)
-        return lambda batch, counter: graph(
-            {key: tf.convert_to_tensor(value)
-             for key, value in batch.items()}, tf.constant(counter, tf.int64))
+        return CountedGraph(call, self.config.jit)
 
     def _variables(self) -> dict[str, tf.Variable]:
         return variables_by_name(self.model, self.stopper, self.agent)

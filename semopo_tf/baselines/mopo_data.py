@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from dreamerv2_base.config import Config
 from dreamerv2_base.envs.dmc import DMC
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.replay import batch_generator
-from dreamerv2_base.store import open_store
+from dreamerv2_base.store import EpisodeStore, open_store
 
 Arrays = dict[str, np.ndarray]
 
@@ -33,10 +34,10 @@ SUFFIXES = ('.hdf5', '.h5')
 # Reading.
 
 
-def open_states(config) -> Any:
+def open_states(config: Config) -> EpisodeStore | TransitionFiles:
     """The data of `offline_dir`, folders of episodes or hdf5 files.
 
-    Returns an EpisodeStore with the key `state`, or a TransitionFiles.
+    An EpisodeStore has the key `state`.
     Raises UserError for mixed or unreadable data, and for episodes without
     `state`.
     """
@@ -93,7 +94,7 @@ class TransitionFiles:
         return self._arrays
 
 
-def transitions(store) -> Arrays:
+def transitions(store: EpisodeStore | TransitionFiles) -> Arrays:
     """All transitions of a store, FIELDS by name, [n, ...] float32.
 
     Transition t of an episode goes from state t by the action of row t + 1,

@@ -19,6 +19,7 @@ latents, KL, policy learning and optimizers are DreamerV2's. λ_Os is
 
 from __future__ import annotations
 
+from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.online import EpisodeBuffer
 from semopo_tf.online import DreamerV2
@@ -39,7 +40,7 @@ class TIA(DreamerV2):
     Raises UserError for a configuration that leaves a part of it out.
     """
 
-    def __init__(self, config, store: EpisodeBuffer | None = None,
+    def __init__(self, config: Config, store: EpisodeBuffer | None = None,
                  action_size: int | None = None):
         for key, wanted, good in NEEDED:
             if not good(config[key]):

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from datasets.state_episodes import StateTask
+from dreamerv2_base.config import Config
 from dreamerv2_base.noise import CounterDraws, generator
 from dreamerv2_base.tf import tf
 from dreamerv2_base.world_model import WorldModel
@@ -24,8 +25,9 @@ Arrays = dict[str, np.ndarray]
 FUTURES = 16
 
 
-def action_effects(config, model: WorldModel, fresh: Sequence[FreshEpisode],
-                   index: np.ndarray, start: Arrays, seed: int) -> Arrays:
+def action_effects(config: Config, model: WorldModel,
+                   fresh: Sequence[FreshEpisode], index: np.ndarray,
+                   start: Arrays, seed: int) -> Arrays:
     """Predicted and true differences of reward between two actions.
 
     Args:

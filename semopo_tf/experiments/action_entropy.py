@@ -10,8 +10,10 @@ import numpy as np
 from scipy.spatial import cKDTree
 from scipy.special import digamma, gammaln
 
+from dreamerv2_base.config import Config
 from dreamerv2_base.noise import generator
 from dreamerv2_base.replay import ChunkSampler
+from dreamerv2_base.store import EpisodeStore
 from semopo_tf.conservative import schedule_from
 from semopo_tf.settings import sampling_of
 
@@ -22,7 +24,7 @@ BINS = 50
 NEIGHBOURS = 2000  # points of the nearest-neighbour estimate
 
 
-def entropy(config, store, seed: int) -> Arrays:
+def entropy(config: Config, store: EpisodeStore, seed: int) -> Arrays:
     """`entropy/{random,conservative}/{histogram,gaussian,nearest}` [epochs].
 
     An epoch is the block of updates after which the released window grows
@@ -59,7 +61,8 @@ def entropy(config, store, seed: int) -> Arrays:
     return found
 
 
-def sampler_of(config, store, scheme: str) -> ChunkSampler:
+def sampler_of(config: Config, store: EpisodeStore, scheme: str,
+               ) -> ChunkSampler:
     """The sampler of a run's model phase, under a sampling scheme."""
     size, schedule = config.offline_model_dataset, schedule_from(
         config, scheme, store)
@@ -68,7 +71,8 @@ def sampler_of(config, store, scheme: str) -> ChunkSampler:
         schedule.window, config.replay.prioritize_ends)
 
 
-def drawn(sampler: ChunkSampler, store, updates: range) -> np.ndarray:
+def drawn(sampler: ChunkSampler, store: EpisodeStore, updates: range,
+          ) -> np.ndarray:
     """How often each row of the data is in the batches of some updates.
 
     int [all rows], in the order of the store.

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dreamerv2_base.config import Config
 from dreamerv2_base.envs.rollout import Rollout
 from semopo_tf.controllers import POLICIES
 from semopo_tf.environments import (
@@ -84,7 +85,7 @@ def make_revealed(spec: EnvSpec) -> Revealed:
     return Revealed(make_env(spec))
 
 
-def collect_fresh(config, seed: int, episodes: int = EPISODES,
+def collect_fresh(config: Config, seed: int, episodes: int = EPISODES,
                   ) -> list[FreshEpisode]:
     """Episodes of the run's environment, driven by a scripted policy.
 

@@ -12,13 +12,21 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import read_record
 from semopo_tf import settings
 from semopo_tf.experiments.grid import NEED_SIMULATOR
+
+if TYPE_CHECKING:
+    from dreamerv2_base.store import EpisodeStore
+    from dreamerv2_base.world_model import WorldModel
+    from semopo_tf.experiments.fresh import FreshEpisode
+    from semopo_tf.experiments.streams import Filter
 
 Arrays = dict[str, np.ndarray]
 
@@ -93,7 +101,7 @@ def headlines(found: Arrays) -> list[str]:
     return lines
 
 
-def check(config, names: Sequence[str]) -> None:
+def check(config: Config, names: Sequence[str]) -> None:
     """Raises UserError for a quantity that a run does not have."""
     from semopo_tf import registry
     method = registry.method_name(config)
@@ -141,7 +149,7 @@ class TrainedRun:
         self.position: int | None = None
 
     @functools.cached_property
-    def store(self):
+    def store(self) -> EpisodeStore:
         """The episodes it was trained on."""
         from semopo_tf import commands
         store = commands.open_data(self.config)
@@ -153,7 +161,7 @@ class TrainedRun:
         return store
 
     @functools.cached_property
-    def model(self):
+    def model(self) -> WorldModel:
         """The world model with the newest weights."""
         from dreamerv2_base.checkpoint import Checkpoints
         from semopo_tf import commands, export, registry
@@ -168,13 +176,13 @@ class TrainedRun:
         self.position = checkpoints.positions()[-1]
         return model_of(method, self.config)
 
-    def filter(self, purpose: str):
+    def filter(self, purpose: str) -> Filter:
         """A filter with draws of its own."""
         from semopo_tf.experiments.streams import Filter
         return Filter(self.model, self.seed, purpose)
 
     @functools.cached_property
-    def fresh(self):
+    def fresh(self) -> list[FreshEpisode]:
         """Fresh episodes of its environment."""
         from semopo_tf.experiments.fresh import collect_fresh
         return collect_fresh(self.config, self.seed)

@@ -14,6 +14,7 @@ from dreamerv2_base.distributions import DiagonalNormal, OneHot
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.noise import generator
 from dreamerv2_base.rssm import EnsembleRSSM
+from dreamerv2_base.store import EpisodeStore
 from dreamerv2_base.tf import tf
 from semopo_tf import penalties
 from semopo_tf.experiments.streams import (
@@ -34,7 +35,8 @@ NEXT = np.array([0, 1])  # from (episode, t) to (episode, t + 1)
 # Uncertainty.
 
 
-def uncertainty(filtered: Filter, store, samples: int, seed: int) -> Arrays:
+def uncertainty(filtered: Filter, store: EpisodeStore, samples: int, seed: int,
+                ) -> Arrays:
     """`uncertainty/<stream>/{md,vlp,log_prob,…}` on `samples` transitions.
 
     Transition t is judged where it arrives: all K heads on the deterministic
@@ -116,8 +118,8 @@ def head_sample(stats: penalties.Stats, rng: np.random.Generator,
 # What actions decide.
 
 
-def action_information(filtered: Filter, store, samples: int, seed: int,
-                       ) -> Arrays:
+def action_information(filtered: Filter, store: EpisodeStore, samples: int,
+                       seed: int) -> Arrays:
     """`action_information/<stream>` [n], nats, of streams that see actions.
 
     KL(q_{t+1} ‖ p(· | s_t, a')) − KL(q_{t+1} ‖ p(· | s_t, a_t)) on
@@ -148,7 +150,7 @@ def action_information(filtered: Filter, store, samples: int, seed: int,
 # Frames with their uncertainty.
 
 
-def frames(filtered: Filter, store, seed: int) -> Arrays:
+def frames(filtered: Filter, store: EpisodeStore, seed: int) -> Arrays:
     """FRAMES frames and u (`md`) of the transition into each, by stream.
 
     `frames/index` [F, 2] is (episode, row) of the frame shown.
@@ -162,7 +164,7 @@ def frames(filtered: Filter, store, seed: int) -> Arrays:
     return found
 
 
-def images(store, index: np.ndarray) -> np.ndarray:
+def images(store: EpisodeStore, index: np.ndarray) -> np.ndarray:
     """Frames of rows `index` [n, 2], uint8 [n, h, w, 3]."""
     return np.stack([store.slice(int(number), int(row), 1)['image'][0]
                      for number, row in index])
@@ -171,7 +173,7 @@ def images(store, index: np.ndarray) -> np.ndarray:
 # Reconstructions.
 
 
-def reconstruction(filtered: Filter, store, seed: int) -> Arrays:
+def reconstruction(filtered: Filter, store: EpisodeStore, seed: int) -> Arrays:
     """Frames and what the model makes of their posteriors, [E, T, h, w, C].
 
     `model` is the model's mean; of a separated model also the unmasked means

@@ -7,17 +7,19 @@ ablations) or `joint` alone (Offline DV2, LOMPO).
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import progress
 from dreamerv2_base.noise import CounterDraws, generator
 from dreamerv2_base.rssm import EnsembleRSSM, State
-from dreamerv2_base.tf import tf
+from dreamerv2_base.store import EpisodeStore
+from dreamerv2_base.tf import tensors, tf
 from dreamerv2_base.world_model import WorldModel
 from semopo_tf import registry
 from semopo_tf.separated_model import SeparatedWorldModel
@@ -40,7 +42,7 @@ class Stream:
     acts: bool = True
 
 
-def model_of(method: Any, config) -> WorldModel:
+def model_of(method: Any, config: Config) -> WorldModel:
     """The world model of a SeMOPO, Offline DV2 or LOMPO."""
     if registry.method_name(config) == 'lompo':
         return method.model
@@ -73,9 +75,7 @@ class Filter:
 
         `batch` holds image, action, reward, is_first, is_terminal [B, T, …].
         """
-        return self._run({key: tf.convert_to_tensor(value)
-                          for key, value in batch.items()},
-                         tf.constant(counter, tf.int64))
+        return self._run(tensors(batch), tf.constant(counter, tf.int64))
 
     @functools.partial(tf.function, autograph=False)
     def _run(self, batch, counter):
@@ -112,7 +112,8 @@ def places(rows: np.ndarray, count: int, seed: int, purpose: str,
         episodes, rng.integers(EARLIEST, rows[episodes] - 1)], 1)
 
 
-def states_at(filtered: Filter, store, index: np.ndarray) -> States:
+def states_at(filtered: Filter, store: EpisodeStore, index: np.ndarray,
+              ) -> States:
     """States of rows `index` int [n, 2] (episode, row), by stream.
 
     Each is filtered from the start of the chunk of CHUNK rows that ends with
@@ -138,7 +139,8 @@ def states_at(filtered: Filter, store, index: np.ndarray) -> States:
                    for key in found[0]} for name, found in parts.items()}
 
 
-def chunks_ending_at(store, index: np.ndarray) -> tuple[Arrays, np.ndarray]:
+def chunks_ending_at(store: EpisodeStore, index: np.ndarray,
+                     ) -> tuple[Arrays, np.ndarray]:
     """Chunks [n, CHUNK, ...] and where in each the row of `index` is, [n].
 
     Rows that an episode does not have are zeros; they follow the wanted one,
@@ -153,7 +155,8 @@ def chunks_ending_at(store, index: np.ndarray) -> tuple[Arrays, np.ndarray]:
     return batch, index[:, 1] - starts
 
 
-def stacked(episodes: list[Mapping[str, np.ndarray]], length: int) -> Arrays:
+def stacked(episodes: Sequence[Mapping[str, np.ndarray]], length: int,
+            ) -> Arrays:
     """Episodes or parts of them -> one batch [n, length, ...], padded."""
     keys = ('image', 'action', 'reward', 'is_terminal')
     batch = {}

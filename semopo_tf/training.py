@@ -10,12 +10,13 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import progress
 from dreamerv2_base.noise import fold
@@ -45,15 +46,29 @@ class Position:
     finished: bool = False
     pending: dict[str, list[float]] = field(default_factory=dict)
 
-    def as_state(self) -> dict[str, Any]:
-        return dict(vars(self))
+    def count(self, phases: Sequence[Phase]) -> int:
+        """A number that grows with everything that is saved."""
+        before = sum(phase.updates + 2 for phase in phases[:self.phase])
+        evaluated = int(self.evaluated == self.step)
+        return 2 * (before + self.step) + evaluated + self.finished
+
+
+def saved_state(at: Position, records: Mapping[str, Any] | None,
+                data: str | None) -> dict[str, Any]:
+    """What a checkpoint holds beside the method's arrays.
+
+    Args:
+      records: where its rows end (`Logger.position`); None: it has none.
+      data: `EpisodeStore.digest` of its data; None: any will do.
+    """
+    return {'at': dict(vars(at)), 'records': records, 'data': data}
 
 
 class Loop:
     """Trains a method through its phases in a run folder."""
 
-    def __init__(self, config, method: Method, store, run: RunFolder,
-                 evaluator: Evaluator):
+    def __init__(self, config: Config, method: Method, store: Any,
+                 run: RunFolder, evaluator: Evaluator):
         self.config, self.method, self.store = config, method, store
         self.run, self.evaluator = run, evaluator
         self.phases = list(method.phases())
@@ -188,7 +203,7 @@ class Loop:
                     self.store.names[int(e)] for e in episodes]
                 record['starts'] = [int(s) for s in starts]
         Checkpoints(self.run.path / 'failure').save(
-            self._count(), self.method.state(), record)
+            self.at.count(self.phases), self.method.state(), record)
 
     def _log_timing(self, phase, done, seconds, wait) -> None:
         self._seconds += seconds
@@ -232,20 +247,12 @@ class Loop:
 
     # Checkpoints.
 
-    def _count(self) -> int:
-        """A number that grows with everything that is saved."""
-        before = sum(phase.updates + 2
-                     for phase in self.phases[:self.at.phase])
-        evaluated = int(self.at.evaluated == self.at.step)
-        return 2 * (before + self.at.step) + evaluated + self.at.finished
-
     def _save(self, pin: bool = False) -> None:
         self.at.pending = self._collect()
         self._block = []
-        self.run.checkpoints.save(self._count(), self.method.state(), {
-            'at': self.at.as_state(),
-            'records': self.run.logger.position(),
-            'data': self.store.digest}, pin)
+        self.run.checkpoints.save(
+            self.at.count(self.phases), self.method.state(), saved_state(
+                self.at, self.run.logger.position(), self.store.digest), pin)
 
     def _resume(self) -> None:
         if not self.run.checkpoints.positions():

@@ -12,7 +12,7 @@ from dreamerv2_base.checkpoint import Checkpoints
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.store import open_store
 from dreamerv2_base.tf import tf
-from semopo_tf import commands, evaluation, offline, registry, settings
+from semopo_tf import commands, evaluation, registry, settings, training
 from semopo_tf.evaluation import Evaluation
 from semopo_tf.method import Phase
 from semopo_tf.run_folder import RunFolder
@@ -64,13 +64,13 @@ def configured(folder, *flags):
 def train(config, store, interrupted=False):
     method = Counter(interrupted)
     with RunFolder(config) as run:
-        offline.Loop(config, method, store, run, NoSimulator()).train()
+        training.Loop(config, method, store, run, NoSimulator()).train()
     return method.counts.tolist()
 
 
 def test_a_stop_while_it_starts_does_not_start_it_twice(store, tmp_path):
     config = configured(tmp_path / 'run')
-    with pytest.raises(offline.Interrupted):
+    with pytest.raises(training.Interrupted):
         train(config, store, interrupted=True)
     assert train(config, store) == [1, 3]
     assert train(configured(tmp_path / 'other'), store) == [1, 3]
@@ -91,8 +91,8 @@ def test_episodes_left_out_for_equal_returns_are_said(
         store, tmp_path, capsys):
     config = configured(tmp_path / 'run')
     with RunFolder(config) as run:
-        offline.Loop(config, EqualReturns(False), store, run,
-                     NoSimulator()).train()
+        training.Loop(config, EqualReturns(False), store, run,
+                      NoSimulator()).train()
     assert 'note: 3 of 5 episodes' in capsys.readouterr().err
 
 
@@ -118,11 +118,11 @@ def test_a_given_world_model_is_not_touched_by_the_first_update(
 
 def test_norms_of_skipped_updates_are_counted_and_spoil_no_mean():
     inf = float('inf')
-    assert offline.block_means({
+    assert training.block_means({
         'model_loss': [1.0, 3.0], 'model_grad_norm': [2.0, inf, 4.0]}) == {
         'model_loss': 2.0, 'model_grad_norm': 3.0,
         'model_grad_norm_left_out': 1.0}
-    none = offline.block_means({'disen_grad_norm': [inf, inf]})
+    none = training.block_means({'disen_grad_norm': [inf, inf]})
     assert np.isnan(none['disen_grad_norm'])
     assert none['disen_grad_norm_left_out'] == 2
 
@@ -173,9 +173,10 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_says_where(
         store, tmp_path):
     config = configured(tmp_path / 'run')
     with RunFolder(config) as run:
-        loop = offline.Loop(config, Diverging(config, store), store, run,
-                            NoSimulator())
-        with pytest.raises(offline.NotFinite, match=r'loss .* at update 1 of'):
+        loop = training.Loop(config, Diverging(config, store), store, run,
+                             NoSimulator())
+        with pytest.raises(training.NotFinite,
+                           match=r'loss .* at update 1 of'):
             loop.train()
     arrays, record = Checkpoints(tmp_path / 'run' / 'failure').load()
     assert arrays['counts'].tolist() == [0, 2]
