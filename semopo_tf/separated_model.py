@@ -73,8 +73,12 @@ class JointDecoder(tf.Module):
         shape = features.shape
         flat = tf.reshape(features, (-1, *shape[-3:]))
         logit = self.mask(tf.cast(flat, self._dtype))
-        mask = tf.sigmoid(tf.cast(logit, tf.float32))
+        mask = self.mixed(tf.cast(logit, tf.float32))
         return tf.reshape(mask, (*shape[:-1], 1))
+
+    def mixed(self, logit: tf.Tensor) -> tf.Tensor:
+        """m in [0, 1] from the mixed mask features [n, h, w, 1]."""
+        return tf.sigmoid(logit)
 
 
 class SeparatedWorldModel(WorldModel):
@@ -86,6 +90,7 @@ class SeparatedWorldModel(WorldModel):
     """
 
     decoder: JointDecoder  # of both streams, where the base has one of one
+    decoder_type: type[JointDecoder] = JointDecoder
 
     def __init__(self, config: Config, image, action_size: int, scope: Scope):
         if config.disen_action_type not in ('none', 'main'):
@@ -284,7 +289,7 @@ class SeparatedWorldModel(WorldModel):
             scope / 'exo_heads' / 'reward', self.exo_rssm.feat_size,
             **self.config.reward_head)}
         channels = 2 * MaskDecoder.CHANNELS
-        self.decoder = JointDecoder(
+        self.decoder = self.decoder_type(
             scope, self.decoder_of(scope / 'endo_decoder', channels),
             self.decoder_of(scope / 'exo_decoder', channels))
         if self._exo_only_weight:

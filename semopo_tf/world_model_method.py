@@ -53,6 +53,8 @@ class WorldModelMethod:
       action_size: A, where there is no store.
     """
 
+    agent_type: type[PenalizedAgent] = PenalizedAgent
+
     def __init__(self, config: Config,
                  store: EpisodeStore | EpisodeBuffer | None = None,
                  action_size: int | None = None):
@@ -60,7 +62,7 @@ class WorldModelMethod:
         self._store: Any = store
         image = (config.image_size, config.image_size, 3)
         self._shapes = image, size_of_actions(store, action_size)
-        self.agent = PenalizedAgent(config, *self._shapes)
+        self.agent = self.agent_type(config, *self._shapes)
         self._starts: Starts | None = None
         self._updates: dict[str, Any] = {
             'model': self._graph('model', self.agent.model_train),
@@ -201,7 +203,7 @@ class WorldModelMethod:
     def _fresh_weights(self, start: int) -> dict[str, np.ndarray]:
         """Initial values of everything, drawn for another seed."""
         seed = fold(self.config.seed, starts.PHASE, start)
-        return values_by_name(PenalizedAgent(
+        return values_by_name(self.agent_type(
             self.config.update({'seed': seed}), *self._shapes))
 
     def _first_update(self) -> None:

@@ -184,7 +184,7 @@ def reproduce(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _request(options: argparse.Namespace, rest: list[str]) -> Request:
-    flags = _checked_flags(rest)
+    flags = _checked_flags(rest, options.label)
     _check_label(options, rest)
     scale = scales.SCALES[options.scale]
     items = tuple(grid.items_named(
@@ -254,7 +254,8 @@ def _expect_scale(request: Request, store: ResultStore) -> None:
                         f'{min(found)}')
 
 
-def _checked_flags(rest: Sequence[str]) -> dict[str, list[str]]:
+def _checked_flags(rest: Sequence[str], label: str | None,
+                   ) -> dict[str, list[str]]:
     """Keys for every run; none that makes a run another one."""
     flags = parse_flags(rest)
     if 'configs' in flags:
@@ -262,6 +263,8 @@ def _checked_flags(rest: Sequence[str]) -> dict[str, list[str]]:
                         '--configs: presets belong to the systems; give '
                         '--scale NAME')
     for key, instead in OWN.items():
+        if key == 'method' and label:
+            continue  # a class of one's own is a variant like any other
         for flag in flags:
             if key in settings.presets().defaults.matching(flag):
                 raise UserError(f'reproduce: expected keys that may change '
