@@ -26,6 +26,8 @@ from semopo_tf.evaluation import Evaluator
 from semopo_tf.method import Method, Phase
 from semopo_tf.run_folder import RunFolder
 
+SLOW_DATA = 0.1  # share of the time spent waiting for data that is told
+
 
 class Interrupted(Exception):
     """The user asked to stop; everything is saved."""
@@ -76,6 +78,7 @@ class Loop:
         self._block: list[Mapping[str, Any]] = []
         self._stop = False
         self._seconds = 0.0
+        self._said_slow = False
 
     def train(self) -> None:
         """Run (or go on) until the final evaluation is done.
@@ -210,6 +213,12 @@ class Loop:
         self.run.logger.timings(phase.name, self.at.step, {
             'updates_per_second': done / max(seconds, 1e-9),
             'data_wait': wait, 'seconds': seconds})
+        # The first block waits for the first batch, whatever the disk.
+        if wait > SLOW_DATA and self.at.step > done and not self._said_slow:
+            self._said_slow = True
+            print(f'warning: {wait:.0%} of the last {done} updates went into '
+                  'waiting for data; put the episodes or --cache_dir on a '
+                  'local disk', file=sys.stderr)
 
     def _videos(self, phase: Phase, source, step: int) -> None:
         # A source without images has another way to give them.

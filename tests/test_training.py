@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -198,3 +199,25 @@ def test_what_the_command_says_of_a_failed_run(
     config = config.update({'logdir': str(tmp_path / 'other')})
     with pytest.raises(UserError, match='--slice_frames 400'):
         commands.train_run(config, [], [], '')
+
+
+def test_waiting_for_data_is_told_once(store, tmp_path, capsys):
+    class Slow:
+        describe = staticmethod(dict)
+
+        def batch(self, step):
+            time.sleep(0.1)
+            return {}
+
+    class Waiting(Counter):
+        def phases(self):
+            return [Phase('model', 4, self.train, lambda store: Slow())]
+
+    config = configured(tmp_path / 'run', '--log_updates', '1')
+    with RunFolder(config) as run:
+        training.Loop(config, Waiting(False), store, run,
+                      NoSimulator()).train()
+    said = [line for line in capsys.readouterr().err.splitlines()
+            if 'waiting for data' in line]
+    assert len(said) == 1
+    assert '--cache_dir' in said[0]
