@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from datasets import entropy as estimators
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.store import open_store
 from dreamerv2_base.tf import tf
@@ -310,14 +311,14 @@ def test_entropy_estimators_agree_with_closed_forms():
     rng = np.random.default_rng(0)
     uniform = rng.uniform(-1, 1, (20000, 2))
     one = np.ones(20000, int)
-    assert action_entropy.histogram_entropy(uniform, one) == pytest.approx(
+    assert estimators.histogram_entropy(uniform, one) == pytest.approx(
         2 * np.log(50), abs=.01)
     assert action_entropy.nearest_entropy(uniform, 0) == pytest.approx(
         2 * np.log(2), abs=.08)
     spread = np.array([.5, .1, .2])
     normal = spread * rng.standard_normal((20000, 3))
     closed = np.sum(.5 * np.log(2 * np.pi * np.e * spread ** 2))
-    assert action_entropy.gaussian_entropy(normal, one) == pytest.approx(
+    assert estimators.gaussian_entropy(normal, one) == pytest.approx(
         closed, abs=.03)
     assert action_entropy.nearest_entropy(normal, 0) == pytest.approx(
         closed, abs=.12)
@@ -325,19 +326,28 @@ def test_entropy_estimators_agree_with_closed_forms():
 
 def test_entropy_counts_how_often_a_row_was_drawn():
     action = np.array([[-.9], [.9]])
-    assert action_entropy.histogram_entropy(
+    assert estimators.histogram_entropy(
         action, np.array([3, 1])) == pytest.approx(
             -.75 * np.log(.75) - .25 * np.log(.25))
     # Variance of ±0.9 with weights 3:1 is 4 · 0.81 · 3/16.
-    assert action_entropy.gaussian_entropy(
+    assert estimators.gaussian_entropy(
         action, np.array([3, 1])) == pytest.approx(
             .5 * np.log(2 * np.pi * np.e * .6075))
 
 
+def test_entropy_without_weights_is_that_with_equal_ones():
+    actions = np.random.default_rng(0).uniform(-1.2, 1.2, (300, 3))
+    for estimate in (estimators.histogram_shares,
+                     estimators.histogram_entropy,
+                     estimators.gaussian_entropy):
+        np.testing.assert_allclose(
+            estimate(actions), estimate(actions, np.full(300, 2)), 1e-12)
+
+
 def test_entropy_of_a_constant_action_is_minus_infinity():
     still, one = np.zeros((5, 2)), np.ones(5, int)
-    assert action_entropy.histogram_entropy(still, one) == 0
-    assert action_entropy.gaussian_entropy(still, one) == -np.inf
+    assert estimators.histogram_entropy(still, one) == 0
+    assert estimators.gaussian_entropy(still, one) == -np.inf
     assert action_entropy.nearest_entropy(still, 0) == -np.inf
 
 
