@@ -37,7 +37,8 @@ def released_window(step: int, count: int, start: int = 10,
 
     Of n = 400, updates 0 … 25,099 draw from at most 10 + 250 = 260: the last
     update lies in block 250, counted from 0. The 261 = 10 + 251 of 10.6 is
-    what the counter says after the last block, when no update is left.
+    what the counter says after the last block, when no model update is left
+    (the policy phase keeps the window of the last model update, 260).
     """
     growth = max(count * grow_updates // planned, 1)
     window = start + step // grow_updates * growth
