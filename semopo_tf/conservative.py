@@ -115,7 +115,7 @@ def schedule_from(config, scheme: str, store) -> Schedule:
         the order of loading. The released loader shuffles once unless
         temporal order is asked for; its permutation is not recorded.
 
-    Raises UserError for an unknown scheme and for settings below 1.
+    Raises UserError for an unknown scheme.
     """
     count = len(store.returns)
     order = np.arange(count)
@@ -123,7 +123,7 @@ def schedule_from(config, scheme: str, store) -> Schedule:
         return Schedule('random', order, lambda step: count, count)
     by_return, reverse = config.replay.sort_rewards, config.replay.reverse
     if scheme == 'paper':
-        epoch = _positive(config, 'sampling_epoch_updates')
+        epoch = config.sampling_epoch_updates
         order = order_episodes(order, store.returns, by_return, reverse)
         return Schedule('paper', order,
                         lambda step: paper_window(step, count, epoch), count)
@@ -139,19 +139,10 @@ def schedule_from(config, scheme: str, store) -> Schedule:
 
 
 def _released(config, count: int) -> Callable[[int], int]:
-    start = _positive(config, 'sampling_start')
-    grow = _positive(config, 'sampling_grow_updates')
+    start, grow = config.sampling_start, config.sampling_grow_updates
     # 0 updates: a world model is given, and the whole phase that it had is
     # taken to be the released one.
     planned = config.offline_model_train_steps or RELEASED_PLANNED
     cap_last = config.sampling_cap_last
     return lambda step: released_window(
         step, count, start, grow, planned, cap_last)
-
-
-def _positive(config, key: str) -> int:
-    value = getattr(config, key)
-    if value < 1:
-        raise UserError(f'{key}: expected at least 1, found {value}; give '
-                        f'--{key} 1')
-    return value
