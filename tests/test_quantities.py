@@ -14,6 +14,7 @@ from dreamerv2_base.tf import tf
 from semopo_tf import penalties, registry, settings
 from semopo_tf.experiments import (
     action_entropy,
+    grid,
     measure,
     quantities,
     streams,
@@ -469,7 +470,7 @@ def test_measuring_a_real_run(tmp_path):
     files = []
     for number in range(2):
         files.append(tmp_path / f'{number}.npz')
-        done = run('measure', logdir, '--names', *measure.NAMES, '--out',
+        done = run('measure', logdir, '--names', *grid.QUANTITIES, '--out',
                    files[-1], '--samples', 20, timeout=500)
         assert done.returncode == 0, done.stderr
         assert 'separation/iou' in done.stdout
@@ -479,6 +480,6 @@ def test_measuring_a_real_run(tmp_path):
         truth = found['separation/truth']
         assert .005 < truth.mean() < .3  # a robot, not the whole frame
         note = json.loads(str(found['measured']))
-        assert note['names'] == list(measure.NAMES)
-        for name in measure.NAMES:
+        assert note['names'] == list(grid.QUANTITIES)
+        for name in grid.QUANTITIES:
             assert any(key.startswith(f'{name}/') for key in found.files)

@@ -143,7 +143,7 @@ def _read_hdf5(path: Path) -> tuple[Arrays, np.ndarray]:
     _check_hdf5(path, {**arrays, 'cut': cut})
     over = cut | (arrays['terminal'] > 0)
     over[-1:] = True
-    episode = np.cumsum(over) - over
+    episode: np.ndarray = np.cumsum(over) - over
     if 'next_state' not in arrays:
         arrays, kept = _followed(path, arrays, over)
         episode = episode[kept]
