@@ -44,36 +44,6 @@ from semopo_tf.environments import describe_env, env_spec_from
 PACKAGES = ('tensorflow', 'dm-control', 'mujoco', 'numpy')
 
 
-def add_parser(subparsers: Any) -> None:
-    """`data build` with its flags; any key of configs.yaml may follow."""
-    parser = subparsers.add_parser(
-        'build', allow_abbrev=False,
-        help='make a set from nothing: train a policy, select, render',
-        description='make a set from nothing; every key of configs.yaml as '
-        '--key VALUE (--video_dir FOLDER, --seed 1, --scene grey_floor)',
-        epilog=f'sets: {", ".join(recipes.RECIPES)}')
-    parser.add_argument('name', metavar='SET')
-    parser.add_argument('--behaviour', default=None, metavar='POLICY',
-                        help='sac: learns from simulator states; tia: from '
-                        "distracted pixels, the paper's way (default: sac, "
-                        'for Car Racing tia)')
-    parser.add_argument('--band', type=float, nargs=2, default=None,
-                        metavar=('LOW', 'HIGH'),
-                        help='returns of the episodes (default: as inferred '
-                        'from Table 3)')
-    parser.add_argument('--episodes', type=int, default=None,
-                        help='how many (default: as in Table 3)')
-    parser.add_argument('--out', type=Path, default=None, metavar='FOLDER',
-                        help='default: data/built/TASK/LEVEL (another '
-                        'behaviour than the default: data/built_POLICY/…)')
-    parser.add_argument('--buffer', type=Path, default=None, metavar='FOLDER',
-                        help='training run, shared by the levels of a task '
-                        '(default: .buffer beside the set)')
-    parser.add_argument('--workers', type=int, default=None,
-                        help='processes that render (default: eval_workers)')
-    parser.set_defaults(call=command)
-
-
 def command(options: argparse.Namespace, rest: list[str]) -> int:
     """The command line's build; returns the exit code."""
     recipe = wanted(options)

@@ -10,35 +10,30 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets import build, registry
+from datasets import recipes, registry
 from dreamerv2_base.errors import UserError
 
 UNKNOWN = 'not known here'
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
+def add_data(commands: argparse._SubParsersAction) -> None:
     """Register `data` with its sub-commands."""
-    data = subparsers.add_parser(
+    data = commands.add_parser(
         'data', help='the data sets: list, validate, describe, convert, build',
         description='The data sets: which there are, whether a folder is one '
-        'of them, what it looks like, other layouts, new ones from nothing.',
-        allow_abbrev=False)
+        'of them, what it looks like, other layouts, new ones from nothing.')
     inner = data.add_subparsers(
         dest='data_command', required=True, metavar='WHAT')
     _add_list(inner)
     _add_validate(inner)
     _add_describe(inner)
     _add_convert(inner)
-    build.add_parser(inner)
-    for parser in inner.choices.values():
-        parser.add_argument('--debug', action='store_true',
-                            default=argparse.SUPPRESS,
-                            help='show the traceback of an error')
+    _add_build(inner)
 
 
 def _add_list(inner: argparse._SubParsersAction) -> None:
     new = inner.add_parser(
-        'list', help='the sets known by name', allow_abbrev=False,
+        'list', help='the sets known by name',
         description='The sets known by name, and whether they are here.')
     new.add_argument('names', nargs='*', metavar='SET',
                      help='say everything of these')
@@ -51,7 +46,6 @@ def _add_list(inner: argparse._SubParsersAction) -> None:
 def _add_validate(inner: argparse._SubParsersAction) -> None:
     new = inner.add_parser(
         'validate', help='is this the set that it is said to be?',
-        allow_abbrev=False,
         description='Check one set or a tree of sets. Exit code 0: all are '
         'the named sets; 1: something differs; 2: it cannot be said.')
     new.add_argument('path', type=Path, metavar='PATH')
@@ -67,7 +61,7 @@ def _add_validate(inner: argparse._SubParsersAction) -> None:
 
 def _add_describe(inner: argparse._SubParsersAction) -> None:
     new = inner.add_parser(
-        'describe', help='an HTML page on a set', allow_abbrev=False,
+        'describe', help='an HTML page on a set',
         description='Returns, frames, actions of one set: an HTML page.')
     new.add_argument('path', type=Path, metavar='PATH')
     _add_name(new)
@@ -79,7 +73,6 @@ def _add_describe(inner: argparse._SubParsersAction) -> None:
 def _add_convert(inner: argparse._SubParsersAction) -> None:
     new = inner.add_parser(
         'convert', help='between npz, hdf5, mapped arrays and Minari',
-        allow_abbrev=False,
         description="Write a set in another layout: npz (a file per "
         "episode), hdf5 (V-D4RL's), mapped (this package's arrays), minari. "
         'What SOURCE is, is seen.')
@@ -96,6 +89,35 @@ def _add_convert(inner: argparse._SubParsersAction) -> None:
                      help='put episodes that a border of hdf5 files cuts '
                      'together again')
     new.set_defaults(call=convert_set)
+
+
+def _add_build(inner: argparse._SubParsersAction) -> None:
+    new = inner.add_parser(
+        'build', help='make a set from nothing: train a policy, select, '
+        'render',
+        description='make a set from nothing; every key of configs.yaml as '
+        '--key VALUE (--video_dir FOLDER, --seed 1, --scene grey_floor)',
+        epilog=f'sets: {", ".join(recipes.RECIPES)}')
+    new.add_argument('name', metavar='SET')
+    new.add_argument('--behaviour', default=None, metavar='POLICY',
+                     help='sac: learns from simulator states; tia: from '
+                     "distracted pixels, the paper's way (default: sac, "
+                     'for Car Racing tia)')
+    new.add_argument('--band', type=float, nargs=2, default=None,
+                     metavar=('LOW', 'HIGH'),
+                     help='returns of the episodes (default: as inferred '
+                     'from Table 3)')
+    new.add_argument('--episodes', type=int, default=None,
+                     help='how many (default: as in Table 3)')
+    new.add_argument('--out', type=Path, default=None, metavar='FOLDER',
+                     help='default: data/built/TASK/LEVEL (another '
+                     'behaviour than the default: data/built_POLICY/…)')
+    new.add_argument('--buffer', type=Path, default=None, metavar='FOLDER',
+                     help='training run, shared by the levels of a task '
+                     '(default: .buffer beside the set)')
+    new.add_argument('--workers', type=int, default=None,
+                     help='processes that render (default: eval_workers)')
+    new.set_defaults(call=build_set)
 
 
 def _add_name(parser: argparse.ArgumentParser) -> None:
@@ -171,6 +193,12 @@ def convert_set(options: argparse.Namespace, rest: Sequence[str]) -> int:
         options.source, options.target, options.to, options.size,
         options.shards, options.join_shards))
     return 0
+
+
+def build_set(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Make a set from nothing."""
+    from datasets import build
+    return build.command(options, list(rest))
 
 
 def _no_more(name: str, rest: Sequence[str]) -> None:

@@ -15,13 +15,12 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from datasets import readers
+from datasets import entropy, readers
 from datasets.facts import is_image
 from datasets.table3 import Statistics
 from datasets.validate import Report, render
 from dreamerv2_base.errors import UserError
 
-BINS = 50  # of the histogram entropy, on [-1, 1]
 EDGE = 0.99  # actions beyond count as at their limit
 SHEET_ROWS, SHEET_COLUMNS = 7, 10
 ZOOM = 2  # of the contact sheet, so that pixels can be seen
@@ -46,10 +45,8 @@ class Actions:
 
     Attributes, per dimension [A]: `mean`, `std`, `low`, `high` (extremes) and
     `limit`, the share beyond ±0.99; `shares`: of the 50 bins on [-1, 1],
-    [A, 50]. In nats: `histogram_entropy`, the sum over dimensions of the
-    discrete entropy of `shares` (10.6 a), and `gaussian_entropy`,
-    ½ log det(2πe Σ) with the population's covariance Σ (10.6 b), -inf where
-    the actions fill fewer dimensions.
+    [A, 50]. In nats, as in `datasets.entropy`: `histogram_entropy` and
+    `gaussian_entropy`, -inf where the actions fill fewer dimensions.
     """
 
     mean: np.ndarray
@@ -65,19 +62,11 @@ class Actions:
 def action_statistics(actions: np.ndarray) -> Actions:
     """Statistics of actions [n, A], n > 0, without those of reset rows."""
     actions = np.asarray(actions, np.float64)
-    inside = np.clip(actions, -1, 1)
-    shares = np.stack([
-        np.histogram(column, BINS, (-1, 1))[0] / len(inside)
-        for column in inside.T])
-    logs = np.log(np.where(shares > 0, shares, 1.0))
-    size = actions.shape[1]
-    covariance = np.cov(actions, rowvar=False, bias=True).reshape(size, size)
-    sign, log = np.linalg.slogdet(2 * np.pi * np.e * covariance)
     return Actions(
         actions.mean(0), actions.std(0), actions.min(0), actions.max(0),
-        (np.abs(actions) > EDGE).mean(0), shares,
-        float(-(shares * logs).sum()),
-        float(log / 2) if sign > 0 else -np.inf)
+        (np.abs(actions) > EDGE).mean(0), entropy.histogram_shares(actions),
+        entropy.histogram_entropy(actions),
+        entropy.gaussian_entropy(actions))
 
 
 def describe(report: Report, path: Path) -> Path:
@@ -201,7 +190,7 @@ def _action_figure(found: Actions) -> Figure:
     columns = min(6, count)
     lines = -(-count // columns)
     figure = Figure((2 * columns, 1.5 * lines + .4), layout='constrained')
-    edges = np.linspace(-1, 1, BINS + 1)
+    edges = np.linspace(-1, 1, entropy.BINS + 1)
     for number, shares in enumerate(found.shares):
         axes = figure.add_subplot(lines, columns, number + 1)
         axes.stairs(shares, edges, fill=True, alpha=.7)
@@ -216,9 +205,10 @@ def _entropy_text(found: Actions, count: int) -> str:
     return (
         f'<p>{count:,} actions (those of reset rows left out). Entropy: '
         f'<b>{found.histogram_entropy:.3f}</b> nats, the sum over dimensions '
-        f'of a histogram of {BINS} bins on [−1, 1] (at most '
-        f'{len(found.shares) * np.log(BINS):.2f}); <b>{gaussian}</b> nats, '
-        'that of a Gaussian of their covariance.</p>')
+        f'of a histogram of {entropy.BINS} bins on [−1, 1] (at most '
+        f'{len(found.shares) * np.log(entropy.BINS):.2f}); '
+        f'<b>{gaussian}</b> nats, that of a Gaussian of their covariance.</p>'
+    )
 
 
 def _action_table(found: Actions) -> str:

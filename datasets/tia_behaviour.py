@@ -8,7 +8,11 @@ episodes stay what the run wrote: frames.
 
 The policy of the medium level is one snapshot, of which whole waves of
 episodes are played as in an evaluation, without exploration noise (6.6:
-unknown whether the paper's had any). Every wave is a pure function of the
+unknown whether the paper's had any) and before the videos of an evaluation,
+not those that the policy was trained on: a policy that is frozen is measured,
+and its level should not be that of videos known by heart. They only decide
+what it does; the frames of the set are rendered anew, before the videos of
+the set as all of its episodes are. Every wave is a pure function of the
 run, the snapshot and its number, so a build that was killed ends in the same
 files.
 """

@@ -39,7 +39,8 @@ def released_window(step: int, count: int, start: int = 10,
 
     Of n = 400, updates 0 … 25,099 draw from at most 10 + 250 = 260: the last
     update lies in block 250, counted from 0. The 261 = 10 + 251 of 10.6 is
-    what the counter says after the last block, when no update is left.
+    what the counter says after the last block, when no model update is left
+    (the policy phase keeps the window of the last model update, 260).
     """
     growth = max(count * grow_updates // planned, 1)
     window = start + step // grow_updates * growth
@@ -117,7 +118,7 @@ def schedule_from(config: Config, scheme: str, store: EpisodeStore,
         the order of loading. The released loader shuffles once unless
         temporal order is asked for; its permutation is not recorded.
 
-    Raises UserError for an unknown scheme and for settings below 1.
+    Raises UserError for an unknown scheme.
     """
     count = len(store.returns)
     order = np.arange(count)
@@ -125,7 +126,7 @@ def schedule_from(config: Config, scheme: str, store: EpisodeStore,
         return Schedule('random', order, lambda step: count, count)
     by_return, reverse = config.replay.sort_rewards, config.replay.reverse
     if scheme == 'paper':
-        epoch = _positive(config, 'sampling_epoch_updates')
+        epoch = config.sampling_epoch_updates
         order = order_episodes(order, store.returns, by_return, reverse)
         return Schedule('paper', order,
                         lambda step: paper_window(step, count, epoch), count)
@@ -141,19 +142,10 @@ def schedule_from(config: Config, scheme: str, store: EpisodeStore,
 
 
 def _released(config: Config, count: int) -> Callable[[int], int]:
-    start = _positive(config, 'sampling_start')
-    grow = _positive(config, 'sampling_grow_updates')
+    start, grow = config.sampling_start, config.sampling_grow_updates
     # 0 updates: a world model is given, and the whole phase that it had is
     # taken to be the released one.
     planned = config.offline_model_train_steps or RELEASED_PLANNED
     cap_last = config.sampling_cap_last
     return lambda step: released_window(
         step, count, start, grow, planned, cap_last)
-
-
-def _positive(config: Config, key: str) -> int:
-    value = getattr(config, key)
-    if value < 1:
-        raise UserError(f'{key}: expected at least 1, found {value}; give '
-                        f'--{key} 1')
-    return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ import numpy as np
 from dreamerv2_base.config import Config
 from dreamerv2_base.envs.rollout import Finished, Rollout
 from dreamerv2_base.errors import UserError
-from semopo_tf.environments import env_spec_from, make_env
+from dreamerv2_base.noise import fold
+from semopo_tf import registry
+from semopo_tf.environments import EnvSpec, env_spec_from, make_env
 from semopo_tf.method import Method
 
 
@@ -22,6 +25,22 @@ class Evaluation:
 
     episodes: list[dict[str, Any]]
     frames: np.ndarray | None
+
+
+def evaluation_spec(config) -> EnvSpec:
+    """The environment in which a configuration's policies are evaluated.
+
+    A method that collects its data is shown other videos than it was trained
+    on: its evaluation has a video buffer of its own (spec of the baselines
+    6.4), the files of `video_dir` in another order. A folder with fewer
+    frames than `video_frames` has no others to show, and there is but one
+    drawn drive (`procedural`), so that only where it starts is new.
+    """
+    spec = env_spec_from(config)
+    if registry.method_name(config) not in registry.ONLINE:
+        return spec
+    return dataclasses.replace(
+        spec, background_seed=fold(config.seed, 'evaluate', 'background'))
 
 
 class Evaluator:
@@ -71,7 +90,7 @@ class Evaluator:
     def _open(self) -> Rollout:
         if self._rollout is None:
             factory = functools.partial(
-                make_env, env_spec_from(self._config))
+                make_env, evaluation_spec(self._config))
             self._rollout = Rollout(
                 factory, self._config.eval_envs, self._config.eval_workers)
         return self._rollout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from pathlib import Path
 
 from dreamerv2_base.config import Config, Presets, load_config
@@ -50,9 +51,21 @@ LEAST = {
     'rssm.discrete': 0, 'dataset.batch': 1, 'dataset.length': 2,
     'offline_model_dataset.batch': 1, 'offline_model_dataset.length': 2,
     'offline_train_dataset.batch': 1, 'offline_train_dataset.length': 2,
-    'discount': 0, 'discount_lambda': 0, 'video_alpha': 0}
+    'discount': 0, 'discount_lambda': 0, 'video_alpha': 0,
+    'sampling_epoch_updates': 1, 'sampling_start': 1,
+    'sampling_grow_updates': 1,
+    'drq.batch_size': 1, 'drq.nstep': 1, 'drq.frame_stack': 1,
+    'drq.update_every_steps': 1, 'drq.replay_buffer_size': 1,
+    'drq.cql_samples': 1, 'infogating.negatives': 1,
+    'infogating.max_offset': 1, 'lompo.agent_iters_per_step': 1,
+    'lompo.agent_batch_size': 1, 'lompo.cql_samples': 1,
+    'lompo.cache_episodes': 1, 'lompo.cache_sequences': 1,
+    'mopo.max_epochs': 0, 'mopo.horizon': 1, 'mopo.batch': 1,
+    'mopo.rollout_rows': 1, 'mopo.rollout_every': 1,
+    'mopo.rollout_rounds': 1, 'mopo.real_share': 0, 'sac.batch': 1}
 # … and the largest, where there is one.
-MOST = {'discount': 1, 'discount_lambda': 1, 'video_alpha': 1}
+MOST = {'discount': 1, 'discount_lambda': 1, 'video_alpha': 1,
+        'mopo.real_share': 1}
 
 # Folders: `~` is the home directory.
 FOLDERS = ('logdir', 'cache_dir', 'video_dir', 'offline_model_loaddir')
@@ -116,13 +129,13 @@ def home(folder: str) -> str:
 
 def _check_numbers(config: Config) -> None:
     for key, least in LEAST.items():
-        most = MOST.get(key)
-        if config[key] < least or (most is not None and config[key] > most):
-            wanted = (f'at least {least}' if most is None
-                      else f'{least} to {most}')
+        most = MOST.get(key, math.inf)
+        if not least <= config[key] <= most:  # so that NaN is refused, too
+            wanted = (f'{least} to {most}' if key in MOST
+                      else f'at least {least}')
             raise UserError(
                 f'{key}: expected {wanted}, found {config[key]:g}; give '
-                f'--{key} {least if config[key] < least else most}')
+                f'--{key} {most if config[key] > most else least}')
     for key, value in config.flat().items():
         if key.endswith('_opt.opt') and value != 'adam':
             raise UserError(f'{key}: expected adam, the only one there is, '

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 
 import numpy as np
 import pytest
 
+import run
 from datasets import behaviour, build, recipes, rendering, state_episodes
 from datasets.selection import select
 from dreamerv2_base.errors import UserError
@@ -19,9 +19,7 @@ INF = float('inf')
 
 def options(*arguments):
     """What the parser makes of `data build …`."""
-    parser = argparse.ArgumentParser()
-    build.add_parser(parser.add_subparsers(required=True))
-    return parser.parse_known_args(['build', *arguments])
+    return run.parser().parse_known_args(['data', 'build', *arguments])
 
 
 def call(*arguments):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from dreamerv2_base.config import Config, Presets, load_config, parse_flags
@@ -226,10 +228,27 @@ def test_flags_of_other_methods_are_named_once(flags, named):
     ('--seed -1', 'seed: expected at least 0, found -1'),
     ('--offline_model_dataset.length 1', 'expected at least 2, found 1'),
     ('--discount 2', 'expected 0 to 1, found 2'),
+    ('--video_frames 0', 'video_frames: expected at least 1, found 0'),
+    ('--video_alpha -0.1', 'expected 0 to 1, found -0.1; .*--video_alpha 0'),
+    ('--video_alpha 1.5', 'expected 0 to 1, found 1.5; .*--video_alpha 1'),
+    ('--mopo.real_share 1.5', r'mopo\.real_share: expected 0 to 1'),
+    ('--mopo.real_share nan', 'expected 0 to 1, found nan'),
     ('--model_opt.opt adamw', "found 'adamw'")])
 def test_values_that_make_no_sense(flags, found):
     with pytest.raises(UserError, match=found):
         settings.resolve(flags.split())
+
+
+@pytest.mark.parametrize(
+    ('key', 'value'), [(key, least - 1) for key, least in
+                       settings.LEAST.items()]
+    + [(key, most + 1) for key, most in settings.MOST.items()])
+def test_a_number_out_of_bounds_is_one_line(key, value):
+    with pytest.raises(UserError, match=(
+            rf'^{re.escape(key)}: expected .*, found {value}; give --{key} '
+            )) as caught:
+        settings.resolve([f'--{key}', str(value)])
+    assert '\n' not in str(caught.value)
 
 
 def test_frames_are_of_the_size_that_a_world_model_draws():

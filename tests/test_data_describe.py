@@ -187,7 +187,7 @@ README = (ROOT / 'datasets' / 'README.md').read_text()
     for line in README.splitlines() if line.startswith('python run.py ')])
 def test_commands_of_the_readme_are_accepted(line):
     given = shlex.split(line)
-    options, rest = run.parser(given=given).parse_known_args(given)
+    options, rest = run.parser().parse_known_args(given)
     if given[:2] == ['data', 'build']:
         build.resolve(build.wanted(options), rest)
     elif options.command == 'data':

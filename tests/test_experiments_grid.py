@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import run
 from datasets import registry
 from dreamerv2_base.errors import UserError
 from semopo_tf import settings
@@ -21,9 +21,7 @@ ALL = list(grid.ITEMS.values())
 
 
 def parse_command(*arguments):
-    parser = argparse.ArgumentParser()
-    commands.add_parser(parser.add_subparsers())
-    return parser.parse_known_args(arguments)
+    return run.parser().parse_known_args(arguments)
 
 
 def parse(*arguments):

@@ -111,6 +111,61 @@ def test_broken_hdf5_files_are_user_errors(tmp_path, key, value, message):
         mopo_data.open_states(configured(offline_dir=[str(path)]))
 
 
+def without_successors(tmp_path, **arrays):
+    """A file as D4RL's first ones: row i in state (i, i, i), reward i."""
+    import h5py
+    path = tmp_path / 'v0.hdf5'
+    number = np.arange(8)
+    with h5py.File(path, 'w') as file:
+        for key, value in {
+                'observations': np.tile(number[:, None], 3),
+                'actions': np.zeros((8, 2)), 'rewards': number,
+                'terminals': number == 2, **arrays}.items():
+            file[key] = value
+    return path
+
+
+def test_hdf5_files_without_successors(tmp_path, capsys):
+    path = without_successors(tmp_path, timeouts=np.arange(8) == 5)
+    store = mopo_data.open_states(configured(offline_dir=[str(path)]))
+    data = mopo_data.transitions(store)
+    # Row 5 was cut by time, row 7 by the end of the file; row 2 is terminal.
+    assert data['state'][:, 0].tolist() == [0, 1, 2, 3, 4, 6]
+    assert data['next_state'][:, 2].tolist() == [1, 2, 2, 4, 5, 7]
+    assert data['reward'].tolist() == [0, 1, 2, 3, 4, 6]
+    assert data['terminal'].tolist() == [0, 0, 1, 0, 0, 0]
+    assert data['action'].shape == (6, 2)
+    assert store.rows.tolist() == [4, 3, 2]
+    assert store.returns.tolist() == [3, 7, 6]
+    said, = capsys.readouterr().err.splitlines()
+    assert '2 of 8 rows' in said
+    assert '1 terminal' in said
+
+
+def test_successors_of_terminal_rows_are_not_looked_for(tmp_path):
+    number = np.arange(8)
+    path = without_successors(
+        tmp_path, timeouts=np.isin(number, (2, 3, 7)),
+        terminals=np.isin(number, (2, 7)))
+    store = mopo_data.open_states(configured(offline_dir=[str(path)]))
+    data = mopo_data.transitions(store)
+    # Of the trajectory that is row 3 alone nothing is left.
+    assert data['state'][:, 0].tolist() == [0, 1, 2, 4, 5, 6, 7]
+    assert data['next_state'][:, 0].tolist() == [1, 2, 2, 5, 6, 7, 7]
+    assert store.rows.tolist() == [4, 5]
+
+
+@pytest.mark.parametrize(('arrays', 'message'), [
+    ({}, 'next_observations, or timeouts.*missing both'),
+    ({'timeouts': np.ones(8, bool), 'terminals': np.zeros(8, bool)},
+     'successor, found none among 8'),
+    ({'timeouts': np.zeros(3, bool)}, 'timeouts: expected 1 axes')])
+def test_successors_that_cannot_be_known(tmp_path, arrays, message):
+    path = without_successors(tmp_path, **arrays)
+    with pytest.raises(UserError, match=message):
+        mopo_data.open_states(configured(offline_dir=[str(path)]))
+
+
 def test_no_hdf5_file_and_mixed_data_are_user_errors(tmp_path):
     path = tmp_path / 'x.hdf5'
     path.write_bytes(b'no')

@@ -7,12 +7,14 @@ import json
 import numpy as np
 import pytest
 
+from datasets import entropy as estimators
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.store import open_store
 from dreamerv2_base.tf import tf
 from semopo_tf import penalties, registry, settings
 from semopo_tf.experiments import (
     action_entropy,
+    grid,
     measure,
     quantities,
     streams,
@@ -310,14 +312,14 @@ def test_entropy_estimators_agree_with_closed_forms():
     rng = np.random.default_rng(0)
     uniform = rng.uniform(-1, 1, (20000, 2))
     one = np.ones(20000, int)
-    assert action_entropy.histogram_entropy(uniform, one) == pytest.approx(
+    assert estimators.histogram_entropy(uniform, one) == pytest.approx(
         2 * np.log(50), abs=.01)
     assert action_entropy.nearest_entropy(uniform, 0) == pytest.approx(
         2 * np.log(2), abs=.08)
     spread = np.array([.5, .1, .2])
     normal = spread * rng.standard_normal((20000, 3))
     closed = np.sum(.5 * np.log(2 * np.pi * np.e * spread ** 2))
-    assert action_entropy.gaussian_entropy(normal, one) == pytest.approx(
+    assert estimators.gaussian_entropy(normal, one) == pytest.approx(
         closed, abs=.03)
     assert action_entropy.nearest_entropy(normal, 0) == pytest.approx(
         closed, abs=.12)
@@ -325,19 +327,28 @@ def test_entropy_estimators_agree_with_closed_forms():
 
 def test_entropy_counts_how_often_a_row_was_drawn():
     action = np.array([[-.9], [.9]])
-    assert action_entropy.histogram_entropy(
+    assert estimators.histogram_entropy(
         action, np.array([3, 1])) == pytest.approx(
             -.75 * np.log(.75) - .25 * np.log(.25))
     # Variance of ±0.9 with weights 3:1 is 4 · 0.81 · 3/16.
-    assert action_entropy.gaussian_entropy(
+    assert estimators.gaussian_entropy(
         action, np.array([3, 1])) == pytest.approx(
             .5 * np.log(2 * np.pi * np.e * .6075))
 
 
+def test_entropy_without_weights_is_that_with_equal_ones():
+    actions = np.random.default_rng(0).uniform(-1.2, 1.2, (300, 3))
+    for estimate in (estimators.histogram_shares,
+                     estimators.histogram_entropy,
+                     estimators.gaussian_entropy):
+        np.testing.assert_allclose(
+            estimate(actions), estimate(actions, np.full(300, 2)), 1e-12)
+
+
 def test_entropy_of_a_constant_action_is_minus_infinity():
     still, one = np.zeros((5, 2)), np.ones(5, int)
-    assert action_entropy.histogram_entropy(still, one) == 0
-    assert action_entropy.gaussian_entropy(still, one) == -np.inf
+    assert estimators.histogram_entropy(still, one) == 0
+    assert estimators.gaussian_entropy(still, one) == -np.inf
     assert action_entropy.nearest_entropy(still, 0) == -np.inf
 
 
@@ -459,7 +470,7 @@ def test_measuring_a_real_run(tmp_path):
     files = []
     for number in range(2):
         files.append(tmp_path / f'{number}.npz')
-        done = run('measure', logdir, '--names', *measure.NAMES, '--out',
+        done = run('measure', logdir, '--names', *grid.QUANTITIES, '--out',
                    files[-1], '--samples', 20, timeout=500)
         assert done.returncode == 0, done.stderr
         assert 'separation/iou' in done.stdout
@@ -469,6 +480,6 @@ def test_measuring_a_real_run(tmp_path):
         truth = found['separation/truth']
         assert .005 < truth.mean() < .3  # a robot, not the whole frame
         note = json.loads(str(found['measured']))
-        assert note['names'] == list(measure.NAMES)
-        for name in measure.NAMES:
+        assert note['names'] == list(grid.QUANTITIES)
+        for name in grid.QUANTITIES:
             assert any(key.startswith(f'{name}/') for key in found.files)

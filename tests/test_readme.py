@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
 
 import run
+from dreamerv2_base.errors import UserError
 from semopo_tf import settings
 from tests.helpers import ROOT
 
 README = (ROOT / 'README.md').read_text()
 REPRODUCING = (ROOT / 'docs' / 'reproducing.md').read_text()
-NAMES = {*run.COMMANDS, *(
-    name for names in run.MODULES.values() for name in names)}
+
+
+def commands_of(parser, before=()):
+    """Every command, its words, and its parser; sub-commands, too."""
+    found = {before: parser} if before else {}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, inner in action.choices.items():
+                found.update(commands_of(inner, (*before, name)))
+    return found
+
+
+COMMANDS = commands_of(run.parser())
+NAMES = {words[0] for words in COMMANDS}
 
 
 def commands():
@@ -33,7 +49,7 @@ def test_there_are_commands():
 @pytest.mark.parametrize('command', commands())
 def test_command_is_accepted(command):
     given = shlex.split(command)
-    options, rest = run.parser(given=given).parse_known_args(given)
+    options, rest = run.parser().parse_known_args(given)
     assert options.command in NAMES
     if options.command in ('train', 'doctor', 'collect'):
         settings.resolve(rest)
@@ -44,6 +60,73 @@ def test_command_is_accepted(command):
 def test_every_command_of_run_py_is_explained():
     for name in sorted(NAMES):
         assert f'run.py {name}' in README, name
+
+
+def test_every_command_is_known_here():
+    assert NAMES >= {'train', 'evaluate', 'collect', 'doctor', 'report',
+                     'export', 'diff', 'bench', 'convert-checkpoint', 'data',
+                     'reproduce', 'results', 'measure'}
+    assert {('data', name) for name in (
+        'list', 'validate', 'describe', 'convert', 'build')} <= {*COMMANDS}
+
+
+# What must follow the words of a command.
+NEEDED = {
+    'evaluate': 'RUN', 'report': 'RUN', 'export': 'RUN OUT',
+    'diff': '--presets paper released', 'results': 'OUT',
+    'convert-checkpoint': 'IN OUT --config FILE',
+    'data validate': 'PATH', 'data describe': 'PATH',
+    'data convert': 'SOURCE TARGET --to npz', 'data build': 'SET',
+    'measure': 'RUN --names probe --out FILE.npz'}
+
+
+@pytest.mark.parametrize('words', [
+    words for words, inner in COMMANDS.items() if inner.get_default('call')],
+    ids=' '.join)
+def test_every_command_shows_its_traceback_on_demand(words, monkeypatch):
+    def fails(options, rest):
+        assert rest == []
+        raise UserError('no')
+
+    given = [*words, *NEEDED.get(' '.join(words), '').split()]
+    assert '--debug' in COMMANDS[words].format_help()
+    for line, code in (([*given, '--debug'], None), (given, 2),
+                       (['--debug', *given], None)):
+        top = run.parser()
+        commands_of(top)[words].set_defaults(call=fails)
+        with monkeypatch.context() as patch:
+            patch.setattr(run, 'parser', lambda top=top: top)
+            if code:
+                assert run.main(line) == code
+                continue
+            with pytest.raises(UserError, match=r'^no$'):
+                run.main(line)
+
+
+def test_help_is_there_at_once():
+    """No command is imported before it is given."""
+    heavy = ('tensorflow', 'cv2', 'h5py', 'mujoco', 'dm_control', 'gym',
+             'matplotlib', 'scipy', 'ray', 'sqlite3', 'semopo_tf.commands',
+             'semopo_tf.environments', 'semopo_tf.settings',
+             'semopo_tf.experiments.commands', 'datasets.build')
+    code = ('import sys, run\n'
+            'try: run.main(sys.argv[1:])\n'
+            'except SystemExit: pass\n'
+            f'found = {{*{heavy}}} & {{*sys.modules}}\n'
+            'sys.exit(", ".join(found) or None)\n')
+    for words in ((), ('data', ), ('reproduce',), ('measure',)):
+        done = subprocess.run(
+            [sys.executable, '-c', code, *words, '--help'], cwd=ROOT,
+            check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert 'usage: run.py' in done.stdout
+
+
+def test_help_of_a_configured_command_lists_keys():
+    keys = COMMANDS['train',].format_help()
+    assert '--offline_lmbd ' in keys
+    assert 'presets: ' in keys
+    assert '--offline_lmbd ' not in COMMANDS['report',].format_help()
 
 
 def test_make_targets_exist():

@@ -13,14 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamerv2_base.envs.rollout import (
-    ATTEMPTS,
-    Finished,
-    Rollout,
-    _episode,
-    _Run,
-)
-from dreamerv2_base.errors import UserError
+from dreamerv2_base.envs.rollout import Finished, Rollout, _episode, _Run
 
 Arrays = dict[str, np.ndarray]
 
@@ -131,30 +124,3 @@ class LiveRollout(Rollout):
 
     def _numbered(self, number: int) -> _Run:
         return _Run(number, self._seed_of(number))
-
-    def _again(self, worker, lost, share) -> dict | None:
-        """As in Rollout, but episodes have different numbers of rows."""
-        for run in lost.values():
-            if run.attempts >= ATTEMPTS:
-                raise UserError(
-                    f'online training: expected episode {run.number} to end, '
-                    f'lost its process {run.attempts} times ({worker.reason})'
-                    '; check the renderer with: run.py doctor')
-            run.attempts += 1
-        worker.end()
-        for t in range(max(len(run.rows) for run in lost.values())):
-            there = {slot: run for slot, run in lost.items()
-                     if t < len(run.rows)}
-            worker.send(('do', {
-                slot: run.order(t) for slot, run in there.items()}))
-            answer = worker.receive()
-            if answer is None:
-                return None
-            for slot, run in there.items():
-                if answer[slot][0]['reward'] != run.rows[t]['reward']:
-                    raise RuntimeError(
-                        f'episode {run.number}: expected the rewards of its '
-                        'seed and actions again in a new process, found '
-                        f'another at row {t}')
-        worker.send(('do', share))
-        return worker.receive()

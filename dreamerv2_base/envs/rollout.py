@@ -199,7 +199,8 @@ class Rollout:
                share: Mapping[int, tuple[str, Any]]) -> dict | None:
         """The answers that a worker owed, from a new process.
 
-        None when the new one is lost too. All runs have as many rows.
+        None when the new one is lost too. The runs may have different
+        numbers of rows (`LiveRollout`): each is brought back to its own.
         """
         for run in lost.values():
             if run.attempts >= ATTEMPTS:
@@ -209,13 +210,15 @@ class Rollout:
                     'the renderer with: run.py doctor')
             run.attempts += 1
         worker.end()
-        for row in range(len(next(iter(lost.values())).rows)):
+        for row in range(max(len(run.rows) for run in lost.values())):
+            there = {slot: run for slot, run in lost.items()
+                     if row < len(run.rows)}
             worker.send(('do', {
-                slot: run.order(row) for slot, run in lost.items()}))
+                slot: run.order(row) for slot, run in there.items()}))
             answer = worker.receive()
             if answer is None:
                 return None
-            for slot, run in lost.items():
+            for slot, run in there.items():
                 if answer[slot][0]['reward'] != run.rows[row]['reward']:
                     raise RuntimeError(
                         f'episode {run.number}: expected the rewards of its '

@@ -165,7 +165,9 @@ class StackSampler:
             last = chunk['discount'][:, -1]
         else:
             last = 1.0 - chunk['is_terminal'][:, -1]
-        if self._set.ignore_terminals:  # released: a 0 is read as "not given"
+        if self._set.ignore_terminals:
+            # As the released environment wrapper, to which a 0 is "not
+            # given"; whether its reader of data does so is not known.
             last = np.where(last == 0.0, 1.0, last)
         return last.astype(np.float32)
 

@@ -249,7 +249,3 @@ def check_gating(config) -> None:
             'drq.image_size: expected 84, found '
             f'{config.drq.image_size}, too small for the mask network; give '
             '--drq.image_size 84')
-    for key in ('negatives', 'max_offset'):
-        if gate[key] < 1:
-            raise UserError(f'infogating.{key}: expected at least 1, found '
-                            f'{gate[key]}; give --infogating.{key} 1')

@@ -301,8 +301,3 @@ def check(config) -> None:
             'method lompo: grad_heads: expected decoder and reward (one loss '
             f'trains everything), found {list(config.grad_heads)}; give '
             '--configs lompo (or lompo_demo) alone')
-    for key in ('agent_iters_per_step', 'agent_batch_size', 'cql_samples',
-                'cache_episodes', 'cache_sequences'):
-        if config.lompo[key] < 1:
-            raise UserError(f'lompo.{key}: expected at least 1, found '
-                            f'{config.lompo[key]}; give --lompo.{key} 1')

@@ -283,17 +283,6 @@ def check(config) -> None:
     if config.precision != '32':
         raise UserError('method mopo: precision: expected 32, found '
                         f'{config.precision}; give --precision 32')
-    least = {'mopo.max_epochs': 0, 'mopo.horizon': 1, 'mopo.batch': 1,
-             'mopo.rollout_rows': 1, 'mopo.rollout_every': 1,
-             'mopo.rollout_rounds': 1, 'sac.batch': 1}
-    for key, smallest in least.items():
-        if config[key] < smallest:
-            raise UserError(f'{key}: expected at least {smallest}, found '
-                            f'{config[key]}; give --{key} {smallest}')
-    if not 0 <= config.mopo.real_share <= 1:
-        raise UserError('mopo.real_share: expected 0 to 1, found '
-                        f'{config.mopo.real_share:g}; give '
-                        '--mopo.real_share 0.05')
 
 
 def _pairs(data: Arrays) -> tuple[tf.Tensor, tf.Tensor]:

@@ -8,6 +8,7 @@ of (seed, phase, step). Never imports TensorFlow: environments live here too.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ Arrays = dict[str, np.ndarray]
 
 # state, next_state [n, S]; action [n, A]; reward, terminal [n]; float32.
 FIELDS = ('state', 'action', 'reward', 'next_state', 'terminal')
-# The same in D4RL's files; `timeouts` may be missing.
+# The same in D4RL's files. `timeouts` may be missing, or `next_observations`.
 HDF5_NAMES = {'state': 'observations', 'action': 'actions',
               'reward': 'rewards', 'next_state': 'next_observations',
               'terminal': 'terminals'}
@@ -59,7 +60,8 @@ class TransitionFiles:
 
     Attributes as an EpisodeStore's: `names`, `rows` (transitions + 1) and
     `returns` of the episodes, cut at `terminals` and `timeouts`; `digest`,
-    `action_size`, `skipped`, `ignored`.
+    `action_size`, `skipped`, `ignored`. Of files without successors (D4RL's
+    first version) some rows are left out (`_followed`), here as well.
 
     Raises UserError for missing keys, unequal lengths, numbers that are not
     finite and actions outside [-1, 1].
@@ -130,14 +132,9 @@ def _read_hdf5(path: Path) -> tuple[Arrays, np.ndarray]:
     import h5py
     try:
         with h5py.File(path, 'r') as file:
-            missing = [key for key in HDF5_NAMES.values() if key not in file]
-            if missing:
-                raise UserError(
-                    f'{path}: expected the keys '
-                    f'{", ".join(HDF5_NAMES.values())}, missing '
-                    f'{", ".join(missing)}; give a D4RL-style file')
+            _check_keys(path, file)
             arrays = {name: np.asarray(file[key], np.float32)
-                      for name, key in HDF5_NAMES.items()}
+                      for name, key in HDF5_NAMES.items() if key in file}
             cut = (np.asarray(file['timeouts'], bool) if 'timeouts' in file
                    else np.zeros(len(arrays['reward']), bool))
     except OSError as error:
@@ -147,7 +144,54 @@ def _read_hdf5(path: Path) -> tuple[Arrays, np.ndarray]:
     _check_hdf5(path, {**arrays, 'cut': cut})
     over = cut | (arrays['terminal'] > 0)
     over[-1:] = True
-    return arrays, np.flatnonzero(over) + 1
+    episode: np.ndarray = np.cumsum(over) - over
+    if 'next_state' not in arrays:
+        arrays, kept = _followed(path, arrays, over)
+        episode = episode[kept]
+    ends = np.flatnonzero(np.diff(episode)) + 1
+    return arrays, np.append(ends, len(episode))
+
+
+def _check_keys(path: Path, file: Mapping[str, Any]) -> None:
+    """Raises UserError for a file without the keys that are needed."""
+    missing = [key for key in HDF5_NAMES.values() if key not in file]
+    if missing == ['next_observations']:
+        if 'timeouts' in file:
+            return
+        raise UserError(
+            f'{path}: expected next_observations, or timeouts, without which '
+            'it is not known where a trajectory was cut and the next row is '
+            'of another one, missing both; give a file with one of them')
+    if missing:
+        raise UserError(
+            f'{path}: expected the keys {", ".join(HDF5_NAMES.values())}, '
+            f'missing {", ".join(missing)}; give a D4RL-style file')
+
+
+def _followed(path: Path, arrays: Arrays, over: np.ndarray,
+              ) -> tuple[Arrays, np.ndarray]:
+    """FIELDS of a file without `next_observations`; and which rows stayed.
+
+    The next row's observation is the successor. The last rows of trajectories
+    (`over`, bool [n]) have none in the file. Terminal ones keep their own
+    observation: nothing is bootstrapped from there (though the model is shown
+    that such a step leads nowhere). Those that time or the end of the file
+    cut are left out, and counted on stderr. Raises UserError when no row is
+    left.
+    """
+    state, terminal = arrays['state'], arrays['terminal'] > 0
+    following = np.concatenate([state[1:], state[-1:]])
+    following[terminal] = state[terminal]
+    kept = terminal | ~over
+    if not kept.any():
+        raise UserError(f'{path}: expected rows with a successor, found none '
+                        f'among {len(kept)}; give a complete file')
+    print(f'note: {path}: no next_observations, taken from the next row; '
+          f'{(~kept).sum()} of {len(kept)} rows, cut by time or by the end of '
+          f'the file, have none and are left out; {terminal.sum()} terminal '
+          'ones keep their own', file=sys.stderr)
+    found = {**arrays, 'next_state': following}
+    return {name: values[kept] for name, values in found.items()}, kept
 
 
 def _check_hdf5(path: Path, arrays: Arrays) -> None:

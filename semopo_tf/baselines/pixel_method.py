@@ -163,8 +163,3 @@ def check(config) -> None:
             f'{config.render_size[0]}; give --render_size '
             f'{config.image_size} {config.image_size}')
     schedule(config.drq.stddev_schedule, 0.0)
-    for key in ('batch_size', 'nstep', 'frame_stack', 'update_every_steps',
-                'replay_buffer_size', 'cql_samples'):
-        if config.drq[key] < 1:
-            raise UserError(f'drq.{key}: expected at least 1, found '
-                            f'{config.drq[key]}; give --drq.{key} 1')

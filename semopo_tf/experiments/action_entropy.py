@@ -10,6 +10,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 from scipy.special import digamma, gammaln
 
+from datasets.entropy import gaussian_entropy, histogram_entropy
 from dreamerv2_base.config import Config
 from dreamerv2_base.noise import generator
 from dreamerv2_base.replay import ChunkSampler
@@ -20,7 +21,6 @@ from semopo_tf.settings import sampling_of
 Arrays = dict[str, np.ndarray]
 
 EPOCHS = 30
-BINS = 50
 NEIGHBOURS = 2000  # points of the nearest-neighbour estimate
 
 
@@ -93,27 +93,6 @@ def _estimates(actions: np.ndarray, count: np.ndarray,
     return {'histogram': histogram_entropy(actions, weight),
             'gaussian': gaussian_entropy(actions, weight),
             'nearest': nearest_entropy(actions, seed)}
-
-
-def histogram_entropy(actions: np.ndarray, weight: np.ndarray) -> float:
-    """Σ over dimensions of the discrete entropy of BINS bins on [−1, 1].
-
-    In nats. actions [n, A], weight [n].
-    """
-    total = 0.0
-    for column in actions.T:
-        share, _ = np.histogram(
-            np.clip(column, -1, 1), BINS, (-1, 1), weights=weight)
-        share = share[share > 0] / weight.sum()
-        total -= float((share * np.log(share)).sum())
-    return total
-
-
-def gaussian_entropy(actions: np.ndarray, weight: np.ndarray) -> float:
-    """½ log det(2πe Σ), Σ the covariance [A, A]; −inf where it is singular."""
-    covariance = np.atleast_2d(np.cov(actions.T, aweights=weight, ddof=0))
-    sign, log_det = np.linalg.slogdet(2 * np.pi * np.e * covariance)
-    return 0.5 * float(log_det) if sign > 0 else -np.inf
 
 
 def nearest_entropy(actions: np.ndarray, seed: int) -> float:

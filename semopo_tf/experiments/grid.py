@@ -38,6 +38,17 @@ class System:
     quantities: tuple[str, ...] = ()
 
 
+# What `run.py measure` knows, in the order in which it is measured.
+QUANTITIES = {
+    'uncertainty': 'md and vlp of the ensemble on states of the data',
+    'frames': 'frames with the uncertainty of the transition into each',
+    'reconstruction': 'frames and what the model makes of them',
+    'entropy': 'action entropy of batches under both samplings',
+    'action_information': 'nats that a stream\'s next state owes to actions',
+    'separation': 'the learned mask against the simulator\'s segmentation',
+    'probe': 'what a linear map reads from the features',
+    'action_effects': 'what actions earn: the model beside the simulator',
+}
 _STREAMS = ('uncertainty', 'frames', 'reconstruction')
 NEED_SIMULATOR = ('separation', 'probe', 'action_effects')
 

@@ -20,7 +20,7 @@ from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import read_record
 from semopo_tf import settings
-from semopo_tf.experiments.grid import NEED_SIMULATOR
+from semopo_tf.experiments.grid import NEED_SIMULATOR, QUANTITIES
 
 if TYPE_CHECKING:
     from dreamerv2_base.store import EpisodeStore
@@ -29,39 +29,6 @@ if TYPE_CHECKING:
     from semopo_tf.experiments.streams import Filter
 
 Arrays = dict[str, np.ndarray]
-
-# What there is, in the order in which it is measured.
-NAMES = {
-    'uncertainty': 'md and vlp of the ensemble on states of the data',
-    'frames': 'frames with the uncertainty of the transition into each',
-    'reconstruction': 'frames and what the model makes of them',
-    'entropy': 'action entropy of batches under both samplings',
-    'action_information': 'nats that a stream\'s next state owes to actions',
-    'separation': 'the learned mask against the simulator\'s segmentation',
-    'probe': 'what a linear map reads from the features',
-    'action_effects': 'what actions earn: the model beside the simulator',
-}
-
-
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Register `measure`."""
-    new = subparsers.add_parser(
-        'measure', help='quantities of a trained run, for the figures',
-        allow_abbrev=False, formatter_class=argparse.RawTextHelpFormatter,
-        description='Measure a trained run and write one npz file. Flags '
-        'change keys of the\nrun, such as --offline_dir FOLDER where the data '
-        'have moved.',
-        epilog='names:\n' + '\n'.join(
-            f'  {name:19} {text}' for name, text in NAMES.items()))
-    new.add_argument('logdir', type=Path, metavar='LOGDIR')
-    new.add_argument('--names', nargs='+', required=True, choices=NAMES,
-                     metavar='NAME', help='what to measure')
-    new.add_argument('--out', type=Path, required=True, metavar='FILE.npz')
-    new.add_argument('--samples', type=int, default=1000,
-                     help='states of uncertainty and of separation')
-    new.add_argument('--seed', type=int, default=0,
-                     help='of the choice of states and all draws')
-    new.set_defaults(call=run)
 
 
 def run(options: argparse.Namespace, rest: list[str]) -> int:
@@ -202,13 +169,13 @@ def measure(trained: TrainedRun, names: Sequence[str], samples: int,
     `measured` is a JSON record of what they were measured with.
     """
     found: Arrays = {}
-    for name in NAMES:
+    for name in QUANTITIES:
         if name in names:
             print(f'measuring {name}', file=sys.stderr)
             found.update(MEASURES[name](trained, samples))
     note = {'run': str(trained.folder), 'task': trained.config.task,
             'seed': trained.seed, 'samples': samples,
-            'names': [name for name in NAMES if name in names],
+            'names': [name for name in QUANTITIES if name in names],
             'checkpoint': trained.position, 'data': trained._data['digest']}
     return {**found, 'measured': np.array(json.dumps(note, sort_keys=True))}
 
