@@ -85,13 +85,14 @@ class Logger:
     def rewind(self, position: Mapping[str, int] | None) -> None:
         """Forget rows written after a checkpoint (all of them for None).
 
-        The clock's records are kept.
+        The clock's records are kept, but for a line torn by a crash.
         """
         position = position or {}
         for name, file in self._files.items():
             if name == 'timings.jsonl':
-                continue
-            file.truncate(position.get(name, 0))
+                drop_torn_line(self._folder / name)
+            else:
+                file.truncate(position.get(name, 0))
             file.seek(0, os.SEEK_END)
         if self._events is not None:
             self._events.close()
@@ -133,16 +134,29 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = []
-    for number, line in enumerate(
-            path.read_bytes().splitlines(keepends=True), 1):
-        if line.endswith(b'\n'):
-            try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                raise UserError(
-                    f'{path}, line {number}: expected a row of a record, '
-                    f'found {error}; mend or remove the line') from None
+    # What follows the last newline is nothing, or a torn line.
+    for number, line in enumerate(path.read_bytes().split(b'\n')[:-1], 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise UserError(
+                f'{path}, line {number}: expected a row of a record, '
+                f'found {error}; mend or remove the line') from None
     return rows
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Add a row to a record, in place of a last line torn by a crash."""
+    if path.exists():
+        drop_torn_line(path)
+    with path.open('ab') as file:
+        file.write(json.dumps(row).encode() + b'\n')
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cut a record back to its last newline, so that rows can follow."""
+    with path.open('r+b') as file:
+        file.truncate(file.read().rfind(b'\n') + 1)
 
 
 def read_record(path: Path) -> Any:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +128,7 @@ def _summary(run: _Run) -> str:
                      f'{returns.min():.1f}, max {returns.max():.1f} '
                      f'({len(returns)} episodes)'))
     for path in sorted(run.folder.glob('sampling_*.json')):
-        counts = json.loads(path.read_text())
+        counts = read_record(path)
         rows.append((f'data of phase {path.stem[9:]}', ', '.join(
             f'{key.replace("_", " ")} {value}'
             for key, value in counts.items())))

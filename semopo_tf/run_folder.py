@@ -55,11 +55,6 @@ class RunFolder:
         partial.write_text(json.dumps(content, indent=1))
         os.replace(partial, self.path / name)
 
-    def read(self, name: str) -> Any:
-        """A JSON record, or None."""
-        path = self.path / name
-        return json.loads(path.read_text()) if path.exists() else None
-
     def close(self) -> None:
         self.logger.close()
         self._lock.close()
