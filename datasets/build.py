@@ -37,6 +37,7 @@ from datasets.selection import select
 from datasets.table3 import statistics
 from dreamerv2_base.config import parse_flags
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.files import write_json
 from semopo_tf import run_folder
 from semopo_tf import settings as configuration
 from semopo_tf.environments import describe_env, env_spec_from
@@ -225,9 +226,7 @@ def _chosen(recipe: Recipe, policy: Behaviour, buffer: Path) -> list[Path]:
 def _expect_same(path: Path, words: Mapping[str, Any]) -> None:
     """Write what a buffer depends on, or compare with what is there."""
     if not path.exists():
-        partial = path.with_suffix('.partial')
-        partial.write_text(json.dumps(words, indent=1) + '\n')
-        partial.replace(path)
+        write_json(path, words)
         return
     known = json.loads(path.read_text())
     different = sorted(key for key in {*known, *words}

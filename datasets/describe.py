@@ -20,6 +20,7 @@ from datasets.facts import is_image
 from datasets.table3 import Statistics
 from datasets.validate import Report, render
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.files import whole
 
 BINS = 50  # of the histogram entropy, on [-1, 1]
 EDGE = 0.99  # actions beyond count as at their limit
@@ -105,9 +106,8 @@ def describe(report: Report, path: Path) -> Path:
             f'<style>{STYLE}</style></head><body>{"".join(body)}</body>'
             '</html>')
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.{path.name}.partial')
-    partial.write_text(page)
-    partial.replace(path)
+    with whole(path) as partial:
+        partial.write_text(page, 'utf-8')
     return path
 
 

@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 
 from datasets import state_episodes
-from datasets.behaviour import TRIES, lies, within, write_json
+from datasets.behaviour import TRIES, lies, within
 from datasets.recipes import Recipe
 from datasets.state_episodes import Actor, Arrays, EpisodeFolder
 from dreamerv2_base.checkpoint import Checkpoints, restore
 from dreamerv2_base.envs.rollout import episode_seed
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.files import write_json
 from dreamerv2_base.logger import progress
 from dreamerv2_base.nets import Scope, variables_by_name
 from dreamerv2_base.noise import CounterDraws, fold, generator

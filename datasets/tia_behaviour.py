@@ -23,12 +23,13 @@ from typing import Any
 import numpy as np
 
 from datasets import recipes, state_episodes
-from datasets.behaviour import TRIES, Stopped, lies, within, write_json
+from datasets.behaviour import TRIES, Stopped, lies, within
 from datasets.recipes import Recipe
 from datasets.state_episodes import Arrays, EpisodeFolder, StateTask
 from dreamerv2_base.envs.rollout import Episode, episode_seed
 from dreamerv2_base.episodes import KEYS
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.files import write_json
 from dreamerv2_base.logger import progress
 from dreamerv2_base.noise import fold
 from semopo_tf import commands, online

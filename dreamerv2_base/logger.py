@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.files import whole
 
 RECORDS = ('metrics.jsonl', 'episodes.jsonl', 'timings.jsonl')
 
@@ -185,23 +186,22 @@ def write_video(path: Path, frames: np.ndarray, fps: int = 20) -> None:
     scale = max(1, 256 // frames.shape[2])
     frames = frames.repeat(scale, 1).repeat(scale, 2)
     pad = [(0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)]
-    partial = path.with_suffix('.partial.mp4')
     try:
-        writer = imageio.get_writer(
-            partial, fps=fps, codec='libx264', macro_block_size=1,
-            pixelformat='yuv420p', quality=7)
-        with writer:
-            for frame in np.pad(frames, pad):
-                writer.append_data(frame)
+        with whole(path) as partial:
+            writer = imageio.get_writer(
+                partial, format='.mp4', fps=fps, codec='libx264',
+                macro_block_size=1, pixelformat='yuv420p', quality=7,
+                output_params=['-f', 'mp4'])
+            with writer:
+                for frame in np.pad(frames, pad):
+                    writer.append_data(frame)
     except (OSError, RuntimeError, ValueError) as error:
-        partial.unlink(missing_ok=True)
         if getattr(error, 'errno', None):  # the disk's, not ffmpeg's
             raise
         raise UserError(
             f'{path}: expected to encode a film, found ffmpeg unable to '
             f'({str(error).strip().splitlines()[0]}); pip install '
             'imageio-ffmpeg') from None
-    os.replace(partial, path)
 
 
 class Progress:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ import cv2
 import numpy as np
 
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.files import whole
 from semopo_tf.drive import draw_drive
 
 ENDINGS = ('.avi', '.gif', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg',
@@ -166,13 +166,7 @@ def _cached(key: str, make: Callable[[], np.ndarray]) -> np.ndarray:
         # The others wait for the one that makes it.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
-            _write(path, make())
+            array = make()
+            with whole(path) as partial, partial.open('wb') as file:
+                np.save(file, array)
         return np.load(path, mmap_mode='r')
-
-
-def _write(path: Path, array: np.ndarray) -> None:
-    """Save so that `path` is there whole or not at all."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        part = Path(folder) / 'array.npy'
-        np.save(part, array)
-        part.replace(path)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dreamerv2_base.files import whole
 from dreamerv2_base.logger import read_record, read_rows
 from semopo_tf import report_plots, settings
 
@@ -64,9 +65,8 @@ def write_report(folder: Path) -> Path:
             f'<title>{run.name}</title><style>{STYLE}</style></head><body>'
             f'{body}<script>{FILTER}</script></body></html>')
     path = run.folder / 'report.html'
-    partial = run.folder / '.report.html.partial'
-    partial.write_text(page)
-    partial.replace(path)
+    with whole(path) as partial:
+        partial.write_text(page, 'utf-8')
     return path
 
 

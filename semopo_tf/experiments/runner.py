@@ -24,6 +24,7 @@ from typing import IO, Any
 from datasets import registry
 from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.files import write_json
 from dreamerv2_base.logger import append_row, read_record, read_rows
 from semopo_tf import settings
 from semopo_tf.experiments import scales
@@ -329,13 +330,6 @@ def wait_for(path: Path, job: Job) -> None:
     if path.exists():
         with path.open() as lock:
             hold(lock, job)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a record, whole or not at all."""
-    partial = path.with_name(f'.{path.name}.partial')
-    partial.write_text(json.dumps(content, indent=1))
-    os.replace(partial, path)
 
 
 def last_line(log: Path) -> str:
