@@ -22,7 +22,7 @@ from dreamerv2_base.envs.dmc import DMC, default_camera
 from dreamerv2_base.envs.rollout import Rollout, episode_seed
 from dreamerv2_base.episodes import KEYS, write_episode
 from dreamerv2_base.errors import UserError
-from dreamerv2_base.logger import progress
+from dreamerv2_base.logger import Progress
 from semopo_tf.environments import (
     Distracted,
     EnvSpec,
@@ -116,7 +116,7 @@ def render(spec: EnvSpec, files: Sequence[Path], folder: Path,
                for wave, numbers in enumerate(waves)
                for place, number in enumerate(numbers)}
     assert len(sources) == len(missing)  # two alike would show one episode
-    bar = progress(len(names), len(done), 'episodes rendered')
+    bar = Progress(len(names), len(done), 'episodes rendered')
     if missing:
         factory = functools.partial(Replayed, spec, sources)
         with Rollout(factory, workers, workers) as rollout:

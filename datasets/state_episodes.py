@@ -25,8 +25,6 @@ Arrays = dict[str, np.ndarray]
 # Observations by name [N, ...] -> actions [N, A] in [-1, 1].
 Actor = Callable[[Arrays], np.ndarray]
 
-FLAGS = ('is_first', 'is_last', 'is_terminal')
-
 
 class StateTask(DMC):
     """A DM Control task whose rows hold states instead of frames."""

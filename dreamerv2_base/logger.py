@@ -21,6 +21,7 @@ import numpy as np
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.files import whole
 
+FPS = 20  # of films
 RECORDS = ('metrics.jsonl', 'episodes.jsonl', 'timings.jsonl')
 
 
@@ -60,7 +61,7 @@ class Logger:
         self._append('episodes.jsonl', row)
 
     def video(self, phase: str, step: int, name: str, frames: np.ndarray,
-              fps: int = 20) -> Path | None:
+              ) -> Path | None:
         """Write uint8 frames [T, h, w, 3] as an mp4 that browsers play.
 
         Returns None, after a warning, where films cannot be encoded: no run
@@ -70,7 +71,7 @@ class Logger:
         folder.mkdir(exist_ok=True)
         path = folder / f'{phase}_{step:07d}_{name}.mp4'
         try:
-            write_video(path, frames, fps)
+            write_video(path, frames)
         except UserError as error:
             print(f'warning: {error}', file=sys.stderr)
             return None
@@ -174,7 +175,7 @@ def read_record(path: Path) -> Any:
                         f'damaged one ({error}); restore it') from None
 
 
-def write_video(path: Path, frames: np.ndarray, fps: int = 20) -> None:
+def write_video(path: Path, frames: np.ndarray) -> None:
     """uint8 frames [T, h, w, 3] -> mp4 (H.264, 4:2:0), whole or not at all.
 
     Odd sizes get a black line, because the codec wants even ones; small
@@ -189,7 +190,7 @@ def write_video(path: Path, frames: np.ndarray, fps: int = 20) -> None:
     try:
         with whole(path) as partial:
             writer = imageio.get_writer(
-                partial, format='.mp4', fps=fps, codec='libx264',
+                partial, format='.mp4', fps=FPS, codec='libx264',
                 macro_block_size=1, pixelformat='yuv420p', quality=7,
                 output_params=['-f', 'mp4'])
             with writer:
@@ -205,7 +206,12 @@ def write_video(path: Path, frames: np.ndarray, fps: int = 20) -> None:
 
 
 class Progress:
-    """A bar with rate, time left and a few losses; plain lines in a file."""
+    """A bar with rate, time left and a few losses; plain lines in a file.
+
+    Args:
+      total: updates, or whatever is counted. initial: those done already.
+      label: what stands before the bar.
+    """
 
     SHOWN = ('model_loss', 'image_loss', 'model_kl', 'reward_loss',
              'actor_loss', 'critic_loss', 'loss', 'reward_mean')
@@ -243,11 +249,6 @@ class Progress:
         text = ' '.join(f'{k} {v}' for k, v in shown.items())
         print(f'{self._label} {self._done}/{self._total}, {rate:.2f}/s, '
               f'{left:.0f} min left {text}', file=sys.stderr, flush=True)
-
-
-def progress(total: int, initial: int, label: str) -> Progress:
-    """A progress bar over `total` updates, `initial` already done."""
-    return Progress(total, initial, label)
 
 
 def _plain(value: float) -> float | str:

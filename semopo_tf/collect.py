@@ -21,7 +21,7 @@ from datasets import facts, manifest
 from dreamerv2_base.envs.rollout import Rollout
 from dreamerv2_base.episodes import write_episode
 from dreamerv2_base.errors import UserError
-from dreamerv2_base.logger import progress
+from dreamerv2_base.logger import Progress
 from semopo_tf.controllers import POLICIES
 from semopo_tf.environments import describe_env, env_spec_from, make_env
 
@@ -55,7 +55,7 @@ def collect(config) -> Path:
     spec = dataclasses.replace(
         env_spec_from(config), state_key=config.collect_policy not in BLIND)
     factory = functools.partial(make_env, spec)
-    bar = progress(total, 0, 'episodes')
+    bar = Progress(total, 0, 'episodes')
     with Rollout(factory, wave, config.eval_workers) as rollout:
         for first in range(0, total, wave):
             names = mine[first:first + wave]

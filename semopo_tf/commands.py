@@ -1,4 +1,4 @@
-"""The commands of run.py: each a function of the resolved configuration."""
+"""The commands of run.py, as functions of their arguments or of folders."""
 
 from __future__ import annotations
 

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import numpy as np
 
 Batch = Mapping[str, np.ndarray]
-Metrics = dict[str, float]
 
 
 class BatchSource(Protocol):

@@ -26,7 +26,7 @@ from dreamerv2_base.envs.live import LiveRollout
 from dreamerv2_base.envs.rollout import Episode as Finished
 from dreamerv2_base.envs.rollout import Rollout, episode_seed
 from dreamerv2_base.errors import UserError
-from dreamerv2_base.logger import progress, read_record
+from dreamerv2_base.logger import Progress, read_record
 from dreamerv2_base.noise import fold, generator
 from dreamerv2_base.online import Collector, EpisodeBuffer, Plan
 from dreamerv2_base.replay import ChunkSampler
@@ -139,7 +139,7 @@ class DreamerV2(WorldModelMethod):
     def _reach(self, collector: Collector, decisions: int) -> list[Finished]:
         if collector.decisions:
             return collector.reach(decisions)
-        bar = progress(decisions, 0, 'prefill')
+        bar = Progress(decisions, 0, 'prefill')
         try:
             return collector.reach(decisions, bar.update)
         finally:

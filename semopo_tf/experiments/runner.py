@@ -35,6 +35,7 @@ from semopo_tf.run_folder import FREE_KEYS
 ROOT = Path(__file__).resolve().parents[2]
 QUANTITIES = 'quantities.npz'
 HOPELESS = (2, 3)  # exit codes that a second try cannot change
+POLL = 1.0  # seconds between looks at a lock, a command, the stop file
 STOPPED = 'stopped'  # the message of a run that was asked to stop
 
 # Flags of `run.py evaluate` for each variant.
@@ -203,12 +204,12 @@ class Runner:
         return printed
 
 
-def _ended(child: subprocess.Popen, stop: Path, poll: float = 1.0) -> str:
+def _ended(child: subprocess.Popen, stop: Path) -> str:
     """Wait for a command; ask it to save and end once `stop` exists."""
     asked = False
     while True:
         try:
-            return child.communicate(timeout=poll)[0]
+            return child.communicate(timeout=POLL)[0]
         except subprocess.TimeoutExpired:
             if stop.exists() and not asked:
                 child.terminate()
@@ -311,7 +312,7 @@ def config_hash(config: Config) -> str:
         json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
-def hold(lock: IO[str], job: Job, poll: float = 1.0) -> None:
+def hold(lock: IO[str], job: Job) -> None:
     """Lock a file as soon as no process holds it.
 
     Raises Failed when the sweep is to stop.
@@ -322,7 +323,7 @@ def hold(lock: IO[str], job: Job, poll: float = 1.0) -> None:
         try:
             return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            time.sleep(poll)
+            time.sleep(POLL)
 
 
 def wait_for(path: Path, job: Job) -> None:
