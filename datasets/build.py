@@ -172,16 +172,19 @@ def build(recipe: Recipe, config, out: Path, buffer: Path,
         chosen = _chosen(recipe, policy, buffer)
     spec = dataclasses.replace(env_spec_from(config), task=recipe.task)
     with _held(out):
-        show = rendering.render if recipe.kept == 'states' else rendering.copy
+        rendered = recipe.kept == 'states'
+        videos = rendering.videos(
+            out, spec.video_dir, spec.background_seed, len(chosen),
+        ) if rendered else {}
+        show = rendering.render if rendered else rendering.copy
         files = show(spec, chosen, out, f'{identity}/{recipe.name}',
                      workers or config.eval_workers)
         return manifest.write(out, list(facts.scan(files)), recipe={
             'set': recipe.to_json(), 'buffer': words,
-            'frames': rendering.settings(spec),
+            'frames': rendering.settings(spec), **videos,
             'episodes': [path.name for path in chosen],
             'environment': describe_env(
-                recipe.task if recipe.kept == 'frames'
-                else f'dmc_{recipe.task}'),
+                f'dmc_{recipe.task}' if rendered else recipe.task),
             'training': policy.outcome, 'versions': versions()})
 
 

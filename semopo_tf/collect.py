@@ -14,10 +14,11 @@ import hashlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from datasets import facts, manifest
+from datasets import facts, manifest, rendering
 from dreamerv2_base.envs.rollout import Rollout
 from dreamerv2_base.episodes import write_episode
 from dreamerv2_base.errors import UserError
@@ -51,6 +52,9 @@ def collect(config) -> Path:
             f'{folder}: expected an empty folder or episodes of this same '
             f'collection, found {strange[0]}; give another --offline_dir or '
             'empty it')
+    videos = rendering.videos(
+        folder, config.video_dir, config.seed, total,
+    ) if config.task.startswith('dmcdrv_') else {}
     # The simulator's state is kept where a policy reads it.
     spec = dataclasses.replace(
         env_spec_from(config), state_key=config.collect_policy not in BLIND)
@@ -63,11 +67,11 @@ def collect(config) -> Path:
                 _one_wave(config, rollout, folder, first, names)
             bar.update(len(names))
     bar.close()
-    _record(config, folder)
+    _record(config, folder, videos)
     return folder
 
 
-def _record(config, folder: Path) -> None:
+def _record(config, folder: Path, videos: dict[str, Any]) -> None:
     """Write the folder's manifest: what was collected, and with what."""
     recipe = {
         'policy': config.collect_policy, 'task': config.task,
@@ -76,7 +80,7 @@ def _record(config, folder: Path) -> None:
             'action_repeat', 'time_limit', 'render_size', 'eval_envs')}}
     if config.task.startswith('dmcdrv_'):
         recipe |= {key: config[key] for key in (
-            'video_dir', 'background_grayscale', 'scene')}
+            'video_dir', 'background_grayscale', 'scene')} | videos
     files = sorted(folder.glob('*.npz'))
     known = manifest.load(folder) or {}
     names = [entry['name'] for entry in known.get('files', [])]
