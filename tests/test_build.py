@@ -236,7 +236,8 @@ def test_a_set_records_its_videos(tmp_path):
     assert call(
         'cartpole_swingup_scripted', '--episodes', '1', '--out', str(out),
         '--buffer', str(tmp_path / 'buffer'), '--time_limit', '8',
-        '--workers', '1', '--video_dir', str(videos)) == 0
+        '--workers', '1', '--video_dir', str(videos),
+        '--video_frames', '4') == 0
     found = json.loads((out / 'manifest.json').read_text())['recipe']
     assert sorted(found['videos']) == [
         [path.name, path.stat().st_size] for path in sorted(videos.iterdir())]

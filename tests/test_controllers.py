@@ -131,7 +131,7 @@ def test_a_collection_records_its_videos(tmp_path):
         imageio.mimwrite(videos / f'{name}.mp4', [
             np.zeros((32, 32, 3), np.uint8)] * 2, fps=10)
     config = collection(data, task='dmcdrv_cartpole_swingup',
-                        video_dir=str(videos))
+                        video_dir=str(videos), video_frames=4)
     collect.collect(config)
     path = data / 'manifest.json'
     before = path.read_text()
