@@ -27,6 +27,7 @@ from typing import IO
 
 from datasets.parts import joined, one_disk
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.files import whole
 
 TAR = r'\.(?:tar|tar\.gz|tgz|tar\.bz2|tar\.xz|txz)'
 SHARE = re.compile(r'(.*-\d{8}T\d{6}Z(?:-\d+)?)-(\d{3})\.zip', re.I)
@@ -252,10 +253,9 @@ def _extract(archive: Archive, member: _Member, path: Path) -> bool:
             f'{path}: expected the file of {archive.name}, found another of '
             'that name; give --unpack a new or empty folder')
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.{path.name}.partial')
-    with member.open() as source, partial.open('wb') as file:
+    with (member.open() as source, whole(path) as partial,
+          partial.open('wb') as file):
         shutil.copyfileobj(source, file, 2 ** 20)
-    partial.replace(path)
     return True
 
 

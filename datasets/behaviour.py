@@ -10,8 +10,7 @@ to make a policy that learns.
 from __future__ import annotations
 
 import importlib
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -163,10 +162,3 @@ def lies(path: Path, band: Sequence[float]) -> bool:
     """Whether the return of a stored episode lies in a band."""
     low, high = band
     return low <= state_episodes.total_of(path) <= high
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a record, whole or not at all."""
-    partial = path.with_suffix('.partial')
-    partial.write_text(json.dumps(content, indent=1) + '\n')
-    partial.replace(path)

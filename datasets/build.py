@@ -37,6 +37,7 @@ from datasets.selection import select
 from datasets.table3 import statistics
 from dreamerv2_base.config import Config, parse_flags
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.files import write_json
 from semopo_tf import run_folder
 from semopo_tf import settings as configuration
 from semopo_tf.environments import describe_env, env_spec_from
@@ -141,16 +142,19 @@ def build(recipe: Recipe, config: Config, out: Path, buffer: Path,
         chosen = _chosen(recipe, policy, buffer)
     spec = dataclasses.replace(env_spec_from(config), task=recipe.task)
     with _held(out):
-        show = rendering.render if recipe.kept == 'states' else rendering.copy
+        rendered = recipe.kept == 'states'
+        videos = rendering.videos(
+            out, spec.video_dir, spec.background_seed, len(chosen),
+        ) if rendered else {}
+        show = rendering.render if rendered else rendering.copy
         files = show(spec, chosen, out, f'{identity}/{recipe.name}',
                      workers or config.eval_workers)
         return manifest.write(out, list(facts.scan(files)), recipe={
             'set': recipe.to_json(), 'buffer': words,
-            'frames': rendering.settings(spec),
+            'frames': rendering.settings(spec), **videos,
             'episodes': [path.name for path in chosen],
             'environment': describe_env(
-                recipe.task if recipe.kept == 'frames'
-                else f'dmc_{recipe.task}'),
+                f'dmc_{recipe.task}' if rendered else recipe.task),
             'training': policy.outcome, 'versions': versions()})
 
 
@@ -195,9 +199,7 @@ def _chosen(recipe: Recipe, policy: Behaviour, buffer: Path) -> list[Path]:
 def _expect_same(path: Path, words: Mapping[str, Any]) -> None:
     """Write what a buffer depends on, or compare with what is there."""
     if not path.exists():
-        partial = path.with_suffix('.partial')
-        partial.write_text(json.dumps(words, indent=1) + '\n')
-        partial.replace(path)
+        write_json(path, words)
         return
     known = json.loads(path.read_text())
     different = sorted(key for key in {*known, *words}

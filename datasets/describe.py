@@ -20,6 +20,7 @@ from datasets.facts import is_image
 from datasets.table3 import Statistics
 from datasets.validate import Report, render
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.files import whole
 
 EDGE = 0.99  # actions beyond count as at their limit
 SHEET_ROWS, SHEET_COLUMNS = 7, 10
@@ -94,9 +95,8 @@ def describe(report: Report, path: Path) -> Path:
             f'<style>{STYLE}</style></head><body>{"".join(body)}</body>'
             '</html>')
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.{path.name}.partial')
-    partial.write_text(page)
-    partial.replace(path)
+    with whole(path) as partial:
+        partial.write_text(page, 'utf-8')
     return path
 
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from datasets.registry import ROWS
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.files import whole
 
 Arrays = dict[str, np.ndarray]
 
@@ -196,14 +197,11 @@ def write_shards(paths: Sequence[Path], counts: Sequence[int],
     all. Raises UserError for episodes of different keys or shapes.
     """
     for path, count in zip(paths, counts, strict=True):
-        partial = path.with_suffix('.partial')
-        partial.unlink(missing_ok=True)
-        with h5py.File(partial, 'w') as file:
+        with whole(path) as partial, h5py.File(partial, 'w') as file:
             writer = _Writer(file, path)
             for _ in range(count):
                 writer.add(*next(source))
             writer.finish()
-        partial.replace(path)
 
 
 def write_words(file: h5py.File, names: Sequence[str],

@@ -19,6 +19,7 @@ from datasets.checks import Finding
 from datasets.facts import Entry
 from datasets.readers import file_digest
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.files import whole
 
 FORMAT = 1
 # A builder's own words, kept when a manifest is written again.
@@ -106,9 +107,9 @@ def write(data: Path, entries: Sequence[Entry], **words: Any) -> Path:
                    'bytes': sum(entry['bytes'] for entry in entries)},
         'digest': digest(entries), 'files': list(entries)}
     path = path_of(data)
-    partial = path.with_suffix('.partial')
-    partial.write_text(json.dumps(found, indent=1, allow_nan=False) + '\n')
-    partial.replace(path)
+    with whole(path) as partial:
+        partial.write_text(
+            json.dumps(found, indent=1, allow_nan=False) + '\n')
     return path
 
 

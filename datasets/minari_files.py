@@ -28,7 +28,6 @@ from dreamerv2_base.errors import UserError
 
 VERSION = '0.5.4'
 DATA, META = Path('data', 'main_data.hdf5'), Path('data', 'metadata.json')
-FLAGS = ('is_first', 'is_last', 'is_terminal')
 
 
 def names(path: Path) -> list[str]:

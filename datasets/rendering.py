@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from datasets import state_episodes
+from datasets import manifest, state_episodes
 from dreamerv2_base.envs.dmc import DMC, default_camera
 from dreamerv2_base.envs.rollout import Rollout, episode_seed
 from dreamerv2_base.episodes import KEYS, write_episode
 from dreamerv2_base.errors import UserError
-from dreamerv2_base.logger import progress
+from dreamerv2_base.logger import Progress
+from semopo_tf.backgrounds import first_difference, video_order
 from semopo_tf.environments import (
     Distracted,
     EnvSpec,
@@ -116,7 +117,7 @@ def render(spec: EnvSpec, files: Sequence[Path], folder: Path,
                for wave, numbers in enumerate(waves)
                for place, number in enumerate(numbers)}
     assert len(sources) == len(missing)  # two alike would show one episode
-    bar = progress(len(names), len(done), 'episodes rendered')
+    bar = Progress(len(names), len(done), 'episodes rendered')
     if missing:
         factory = functools.partial(Replayed, spec, sources)
         with Rollout(factory, workers, workers) as rollout:
@@ -152,6 +153,32 @@ def settings(spec: EnvSpec) -> dict[str, Any]:
             for key, value in dataclasses.asdict(spec).items()
             if key != 'state_key' and (
                 key in EVERYWHERE or not is_car_racing(spec.task))}
+
+
+def videos(folder: Path, video_dir: str, seed: int, count: int,
+           ) -> dict[str, Any]:
+    """`videos` of the recipe of a set in `folder` (`video_order`).
+
+    Args:
+      video_dir, seed: what decides them; drawn backgrounds have none.
+      count: episodes of the set. A complete one, which shows none of the
+        present videos, keeps what its manifest says.
+
+    Raises UserError where the rest would show other videos.
+    """
+    known = manifest.load(folder)
+    there = ((known or {}).get('recipe') or {}).get('videos', [])
+    if known is not None and len(list(folder.glob('*.npz'))) >= count:
+        here = there
+    else:
+        here = video_order(video_dir, seed)
+    change = first_difference(there, here) if there else ''
+    if change:
+        raise UserError(
+            f'{folder}: expected the videos of the episodes that are there, '
+            f'found others in {video_dir}: {change}; restore them or give '
+            'another folder for the set')
+    return {'videos': here} if here else {}
 
 
 def differences(frames: Mapping[str, Any], spec: EnvSpec) -> list[str]:

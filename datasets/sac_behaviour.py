@@ -20,14 +20,15 @@ from typing import Any
 import numpy as np
 
 from datasets import state_episodes
-from datasets.behaviour import TRIES, lies, within, write_json
+from datasets.behaviour import TRIES, lies, within
 from datasets.recipes import Recipe
 from datasets.state_episodes import Actor, Arrays, EpisodeFolder
 from dreamerv2_base.checkpoint import Checkpoints, restore
 from dreamerv2_base.config import Config
 from dreamerv2_base.envs.rollout import episode_seed
 from dreamerv2_base.errors import UserError
-from dreamerv2_base.logger import progress
+from dreamerv2_base.files import write_json
+from dreamerv2_base.logger import Progress
 from dreamerv2_base.nets import Scope, values_by_name, variables_by_name
 from dreamerv2_base.noise import CounterDraws, fold, generator
 from dreamerv2_base.tf import tf
@@ -178,7 +179,7 @@ class Training:
         learner = self._learner(tasks)
         start, replay = self._resume(learner)
         limit = self._config.behaviour.max_rounds
-        bar = progress(limit, start, 'rounds at most')
+        bar = Progress(limit, start, 'rounds at most')
         for number in range(start, limit):
             found = self._collect(tasks, learner, number)
             returns = [state_episodes.total(episode) for episode in found]
@@ -213,7 +214,7 @@ class Training:
         tasks = self._tasks()
         learner = self._learner(tasks)
         self._load(learner, self._checkpoints.positions()[-1:])
-        bar = progress(count, len(inside), 'episodes of the frozen policy')
+        bar = Progress(count, len(inside), 'episodes of the frozen policy')
         number = len(done) // waves  # a torn wave is run again
         while len(inside) < count and number * waves < TRIES * count:
             found = self._wave(tasks, learner, 'frozen', number)

@@ -20,12 +20,11 @@ from dreamerv2_base.config import Config
 from dreamerv2_base.envs.dmc import DMC, Observation
 from dreamerv2_base.episodes import write_episode
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.files import whole
 
 Arrays = dict[str, np.ndarray]
 # Observations by name [N, ...] -> actions [N, A] in [-1, 1].
 Actor = Callable[[Arrays], np.ndarray]
-
-FLAGS = ('is_first', 'is_last', 'is_terminal')
 
 
 class StateTask(DMC):
@@ -157,9 +156,7 @@ def write_transitions(files: Sequence[Path], path: Path) -> None:
                 'terminals': episode['is_terminal'][1:],
                 'timeouts': ends}.items():
             parts.setdefault(key, []).append(rows)
-    partial = path.with_suffix('.partial')
-    with h5py.File(partial, 'w') as file:
+    with whole(path) as partial, h5py.File(partial, 'w') as file:
         for key, values in parts.items():
             file.create_dataset(key, data=np.concatenate(values),
                                 compression='gzip')
-    partial.replace(path)

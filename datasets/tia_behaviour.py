@@ -27,14 +27,15 @@ from typing import Any
 import numpy as np
 
 from datasets import recipes, state_episodes
-from datasets.behaviour import TRIES, Stopped, lies, within, write_json
+from datasets.behaviour import TRIES, Stopped, lies, within
 from datasets.recipes import Recipe
 from datasets.state_episodes import Arrays, EpisodeFolder, StateTask
 from dreamerv2_base.config import Config
 from dreamerv2_base.envs.rollout import Finished, episode_seed
 from dreamerv2_base.episodes import KEYS
 from dreamerv2_base.errors import UserError
-from dreamerv2_base.logger import progress
+from dreamerv2_base.files import write_json
+from dreamerv2_base.logger import Progress
 from dreamerv2_base.noise import fold
 from semopo_tf import commands, online
 from semopo_tf.evaluation import Evaluator
@@ -86,7 +87,7 @@ class Training:
             decisions = self._search(player, band)
             self.outcome = {**(self.outcome or {}), 'snapshot': decisions}
             inside: list[Path] = []
-            bar = progress(count, 0, 'episodes of the snapshot')
+            bar = Progress(count, 0, 'episodes of the snapshot')
             for number in range(-(-TRIES * count // size)):
                 found = [path for path in self._wave(player, decisions, number)
                          if lies(path, band)]
@@ -107,7 +108,7 @@ class Training:
         """
         order = self._by_nearness(float(np.mean(band)))
         means: list[float] = []
-        bar = progress(len(order), 0, 'snapshots tried')
+        bar = Progress(len(order), 0, 'snapshots tried')
         for decisions in order:
             returns = [state_episodes.total_of(path)
                        for path in self._wave(player, decisions, 0)]
@@ -164,7 +165,7 @@ class _States:
     def collected(self, found: Sequence[online.Collected]) -> list[Path]:
         """A file for every episode of the run; those missing are made."""
         done = len(self._episodes.files())
-        bar = progress(len(found), done, 'episodes as simulator states')
+        bar = Progress(len(found), done, 'episodes as simulator states')
         for number in range(done, len(found)):
             one = found[number]
             self.keep(self._episodes, number, one.seed, state_episodes.load(

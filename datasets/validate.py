@@ -1,4 +1,4 @@
-"""Is this the set that it is said to be? Issue: `run.py data validate`.
+"""Is this the set that it is said to be? `run.py data validate`.
 
 Reads every episode once, checks it (`checks`), compares the returns with
 Table 3 and writes a manifest with which later runs are cheap.

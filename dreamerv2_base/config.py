@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.files import whole
 
 Value = Any  # bool, int, float, str or a list of one of them
 
@@ -95,7 +96,7 @@ class Config(Mapping[str, Any]):
 
     def save(self, path: Path) -> None:
         """Write the resolved settings as YAML."""
-        with path.open('w') as file:
+        with whole(path) as partial, partial.open('w') as file:
             YAML().dump(self.nested(), file)
 
 

@@ -9,7 +9,6 @@ written. Nothing is ever unpickled.
 from __future__ import annotations
 
 import io
-import os
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.files import whole
 
 Episode = dict[str, np.ndarray]
 
@@ -87,8 +87,8 @@ def write_episode(folder: Path, episode: Mapping[str, np.ndarray],
     length = len(episode['reward'])
     name = f'{moment:%Y%m%dT%H%M%S}-{identity}-{length - 1}.npz'
     path = Path(folder) / name
-    partial = path.with_suffix('.partial')
-    with zipfile.ZipFile(partial, 'w', zipfile.ZIP_DEFLATED) as archive:
+    with (whole(path) as partial,
+          zipfile.ZipFile(partial, 'w', zipfile.ZIP_DEFLATED) as archive):
         for key in sorted(episode):
             buffer = io.BytesIO()
             np.lib.format.write_array(
@@ -97,7 +97,6 @@ def write_episode(folder: Path, episode: Mapping[str, np.ndarray],
             entry = zipfile.ZipInfo(f'{key}.npy', (2000, 1, 1, 0, 0, 0))
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, buffer.getvalue())
-    os.replace(partial, path)
     return path
 
 

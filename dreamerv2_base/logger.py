@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.files import whole
 
+FPS = 20  # of films
 RECORDS = ('metrics.jsonl', 'episodes.jsonl', 'timings.jsonl')
 
 
@@ -59,7 +61,7 @@ class Logger:
         self._append('episodes.jsonl', row)
 
     def video(self, phase: str, step: int, name: str, frames: np.ndarray,
-              fps: int = 20) -> Path | None:
+              ) -> Path | None:
         """Write uint8 frames [T, h, w, 3] as an mp4 that browsers play.
 
         Returns None, after a warning, where films cannot be encoded: no run
@@ -69,7 +71,7 @@ class Logger:
         folder.mkdir(exist_ok=True)
         path = folder / f'{phase}_{step:07d}_{name}.mp4'
         try:
-            write_video(path, frames, fps)
+            write_video(path, frames)
         except UserError as error:
             print(f'warning: {error}', file=sys.stderr)
             return None
@@ -85,13 +87,14 @@ class Logger:
     def rewind(self, position: Mapping[str, int] | None) -> None:
         """Forget rows written after a checkpoint (all of them for None).
 
-        The clock's records are kept.
+        The clock's records are kept, but for a line torn by a crash.
         """
         position = position or {}
         for name, file in self._files.items():
             if name == 'timings.jsonl':
-                continue
-            file.truncate(position.get(name, 0))
+                drop_torn_line(self._folder / name)
+            else:
+                file.truncate(position.get(name, 0))
             file.seek(0, os.SEEK_END)
         if self._events is not None:
             self._events.close()
@@ -133,16 +136,29 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = []
-    for number, line in enumerate(
-            path.read_bytes().splitlines(keepends=True), 1):
-        if line.endswith(b'\n'):
-            try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                raise UserError(
-                    f'{path}, line {number}: expected a row of a record, '
-                    f'found {error}; mend or remove the line') from None
+    # What follows the last newline is nothing, or a torn line.
+    for number, line in enumerate(path.read_bytes().split(b'\n')[:-1], 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise UserError(
+                f'{path}, line {number}: expected a row of a record, '
+                f'found {error}; mend or remove the line') from None
     return rows
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Add a row to a record, in place of a last line torn by a crash."""
+    if path.exists():
+        drop_torn_line(path)
+    with path.open('ab') as file:
+        file.write(json.dumps(row).encode() + b'\n')
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cut a record back to its last newline, so that rows can follow."""
+    with path.open('r+b') as file:
+        file.truncate(file.read().rfind(b'\n') + 1)
 
 
 def read_record(path: Path) -> Any:
@@ -159,7 +175,7 @@ def read_record(path: Path) -> Any:
                         f'damaged one ({error}); restore it') from None
 
 
-def write_video(path: Path, frames: np.ndarray, fps: int = 20) -> None:
+def write_video(path: Path, frames: np.ndarray) -> None:
     """uint8 frames [T, h, w, 3] -> mp4 (H.264, 4:2:0), whole or not at all.
 
     Odd sizes get a black line, because the codec wants even ones; small
@@ -171,27 +187,31 @@ def write_video(path: Path, frames: np.ndarray, fps: int = 20) -> None:
     scale = max(1, 256 // frames.shape[2])
     frames = frames.repeat(scale, 1).repeat(scale, 2)
     pad = [(0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)]
-    partial = path.with_suffix('.partial.mp4')
     try:
-        writer = imageio.get_writer(
-            partial, fps=fps, codec='libx264', macro_block_size=1,
-            pixelformat='yuv420p', quality=7)
-        with writer:
-            for frame in np.pad(frames, pad):
-                writer.append_data(frame)
+        with whole(path) as partial:
+            writer = imageio.get_writer(
+                partial, format='.mp4', fps=FPS, codec='libx264',
+                macro_block_size=1, pixelformat='yuv420p', quality=7,
+                output_params=['-f', 'mp4'])
+            with writer:
+                for frame in np.pad(frames, pad):
+                    writer.append_data(frame)
     except (OSError, RuntimeError, ValueError) as error:
-        partial.unlink(missing_ok=True)
         if getattr(error, 'errno', None):  # the disk's, not ffmpeg's
             raise
         raise UserError(
             f'{path}: expected to encode a film, found ffmpeg unable to '
             f'({str(error).strip().splitlines()[0]}); pip install '
             'imageio-ffmpeg') from None
-    os.replace(partial, path)
 
 
 class Progress:
-    """A bar with rate, time left and a few losses; plain lines in a file."""
+    """A bar with rate, time left and a few losses; plain lines in a file.
+
+    Args:
+      total: updates, or whatever is counted. initial: those done already.
+      label: what stands before the bar.
+    """
 
     SHOWN = ('model_loss', 'image_loss', 'model_kl', 'reward_loss',
              'actor_loss', 'critic_loss', 'loss', 'reward_mean')
@@ -229,11 +249,6 @@ class Progress:
         text = ' '.join(f'{k} {v}' for k, v in shown.items())
         print(f'{self._label} {self._done}/{self._total}, {rate:.2f}/s, '
               f'{left:.0f} min left {text}', file=sys.stderr, flush=True)
-
-
-def progress(total: int, initial: int, label: str) -> Progress:
-    """A progress bar over `total` updates, `initial` already done."""
-    return Progress(total, initial, label)
 
 
 def _plain(value: float) -> float | str:

@@ -1,9 +1,10 @@
-"""The only place where random numbers of the methods are drawn.
+"""Random numbers: the draws of updates, and generators for other purposes.
 
 A draw is a pure function of (seed, stream, site, counter): the same run from
 the same seed gives the same numbers on resume, whatever happened in between.
 `stream` names a phase, `site` the place in the computation, `counter` the
-update. Recorded draws take the place of ours in parity tests.
+update. Recorded draws take the place of ours in parity tests. Which data a
+batch holds (orders, rings, bootstraps) is drawn with `replay.batch_generator`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def fold(seed: int, *names: str | int) -> int:
 
 
 def generator(seed: int, *names: str | int) -> np.random.Generator:
-    """A NumPy generator for one named purpose (data order, initial values)."""
+    """A NumPy generator for one named purpose (initial values)."""
     return np.random.default_rng(fold(seed, *names))
 
 

@@ -19,14 +19,18 @@ import numpy as np
 
 from dreamerv2_base.envs.live import LiveRollout
 from dreamerv2_base.envs.rollout import Finished
-from dreamerv2_base.episodes import Episode, read_episode, write_episode
+from dreamerv2_base.episodes import (
+    KEYS,
+    Episode,
+    read_episode,
+    write_episode,
+)
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.noise import fold, generator
 
 # observation [N, ...], state, decision -> actions [N, A], state
 Explorer = Callable[[dict[str, np.ndarray], Any, int],
                     tuple[np.ndarray, Any]]
-KEYS = ('image', 'action', 'reward', 'is_first', 'is_last', 'is_terminal')
 
 
 @dataclass(frozen=True)

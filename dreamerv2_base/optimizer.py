@@ -75,7 +75,7 @@ class Optimizer(tf.Module):
 
     Every variable, biases included, is multiplied by (1 − wd) just before its
     Adam update; wd is not scaled by the learning rate. `eps` is added to the
-    root of the uncorrected second moment (Keras's form; spec 0.2).
+    root of the uncorrected second moment (Keras's form; baselines 0.2).
     """
 
     BETA1, BETA2 = 0.9, 0.999

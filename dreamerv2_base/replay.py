@@ -95,7 +95,7 @@ class PlainGenerator:
     """The plain formulation of ChunkSampler.batch, for comparison alone.
 
     All episodes are held in memory; a Python generator cuts one chunk after
-    the other out of them and puts it together by concatenation.
+    the other out of them.
     """
 
     def __init__(self, store: EpisodeStore, sampler: ChunkSampler,
@@ -132,10 +132,8 @@ class PlainGenerator:
                 for key in chunks[0]}
 
     def _chunk(self, episode: Episode, start: int) -> Episode:
-        pieces = [{key: value[start:start + self._length]
-                   for key, value in episode.items()}]
-        chunk = {key: np.concatenate([piece[key] for piece in pieces])
-                 for key in episode}
+        chunk = {key: value[start:start + self._length]
+                 for key, value in episode.items()}
         chunk['is_first'] = np.arange(self._length) == 0
         return chunk
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.files import whole
 from semopo_tf.drive import draw_drive
 
 ENDINGS = ('.avi', '.gif', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg',
@@ -90,16 +92,45 @@ def decode_folder(files: list[Path], size: tuple[int, int], grayscale: bool,
     ratio. Files are used again in another order until there are enough.
     Returns uint8 [total_frames, height, width, 1 or 3].
     """
-    rng = np.random.default_rng(seed)
     frames = np.empty((total_frames, *size, 1 if grayscale else 3), np.uint8)
-    filled = 0
+    shown = (frame for path in _shuffled(files, seed)
+             for frame in _decode(path, size, grayscale))
+    for filled, frame in enumerate(itertools.islice(shown, total_frames)):
+        frames[filled] = frame
+    return frames
+
+
+def video_order(kind: str, seed: int) -> list[list[Any]]:
+    """Which videos `load_background` decodes, in which order, for records.
+
+    Returns [name, bytes] of each, as JSON holds it; of a folder with fewer
+    frames than are wanted the first pass; nothing where `kind` is no folder.
+    How many frames a file has only decoding would tell. Raises UserError for
+    a folder that is missing or holds no video.
+    """
+    if kind in ('none', 'procedural'):
+        return []
+    files = video_files(Path(kind).expanduser())
+    return [[path.name, path.stat().st_size]
+            for path in itertools.islice(_shuffled(files, seed), len(files))]
+
+
+def first_difference(there: list[list[Any]], here: list[list[Any]]) -> str:
+    """Where two results of `video_order` part; '' where they do not."""
+    for number, pair in enumerate(itertools.zip_longest(there, here), 1):
+        if pair[0] != pair[1]:
+            old, new = ('none' if one is None else
+                        f'{one[0]} ({one[1]:,} bytes)' for one in pair)
+            return f'video {number} was {old} and is {new}'
+    return ''
+
+
+def _shuffled(files: list[Path], seed: int) -> Iterator[Path]:
+    """The files in a seeded order, again and again in another one."""
+    rng = np.random.default_rng(seed)
     while True:
         for number in rng.permutation(len(files)):
-            for frame in _decode(files[number], size, grayscale):
-                frames[filled] = frame
-                filled += 1
-                if filled == total_frames:
-                    return frames
+            yield files[number]
 
 
 def _decode(path: Path, size: tuple[int, int], grayscale: bool,
@@ -160,13 +191,7 @@ def _cached(key: str, make: Callable[[], np.ndarray]) -> np.ndarray:
         # The others wait for the one that makes it.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
-            _write(path, make())
+            array = make()
+            with whole(path) as partial, partial.open('wb') as file:
+                np.save(file, array)
         return np.load(path, mmap_mode='r')
-
-
-def _write(path: Path, array: np.ndarray) -> None:
-    """Save so that `path` is there whole or not at all."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        part = Path(folder) / 'array.npy'
-        np.save(part, array)
-        part.replace(path)

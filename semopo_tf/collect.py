@@ -14,6 +14,7 @@ import hashlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from dreamerv2_base.config import Config
 from dreamerv2_base.envs.rollout import Rollout
 from dreamerv2_base.episodes import write_episode
 from dreamerv2_base.errors import UserError
-from dreamerv2_base.logger import progress
+from dreamerv2_base.logger import Progress
 from semopo_tf.controllers import POLICIES
 from semopo_tf.environments import describe_env, env_spec_from, make_env
 
@@ -52,11 +53,14 @@ def collect(config: Config) -> Path:
             f'{folder}: expected an empty folder or episodes of this same '
             f'collection, found {strange[0]}; give another --offline_dir or '
             'empty it')
+    videos = rendering.videos(
+        folder, config.video_dir, config.seed, total,
+    ) if config.task.startswith('dmcdrv_') else {}
     # The simulator's state is kept where a policy reads it.
     spec = dataclasses.replace(
         env_spec_from(config), state_key=config.collect_policy not in BLIND)
     factory = functools.partial(make_env, spec)
-    bar = progress(total, 0, 'episodes')
+    bar = Progress(total, 0, 'episodes')
     with Rollout(factory, wave, config.eval_workers) as rollout:
         for first in range(0, total, wave):
             names = mine[first:first + wave]
@@ -64,11 +68,11 @@ def collect(config: Config) -> Path:
                 _one_wave(config, rollout, folder, first, names)
             bar.update(len(names))
     bar.close()
-    _record(config, folder)
+    _record(config, folder, videos)
     return folder
 
 
-def _record(config: Config, folder: Path) -> None:
+def _record(config: Config, folder: Path, videos: dict[str, Any]) -> None:
     """Write the folder's manifest: what was collected, and with what."""
     recipe = {
         'policy': config.collect_policy, 'task': config.task,
@@ -77,7 +81,7 @@ def _record(config: Config, folder: Path) -> None:
             'action_repeat', 'time_limit', 'render_size', 'eval_envs')}}
     if config.task.startswith('dmcdrv_'):
         recipe |= {key: config[key] for key in (
-            'video_dir', 'background_grayscale', 'scene')}
+            'video_dir', 'background_grayscale', 'scene')} | videos
     recipe['frames'] = rendering.settings(env_spec_from(config))
     files = sorted(folder.glob('*.npz'))
     known = manifest.load(folder) or {}

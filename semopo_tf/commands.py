@@ -1,4 +1,4 @@
-"""The commands of run.py: each a function of the resolved configuration."""
+"""The commands of run.py, as functions of their arguments or of folders."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ def train_run(config: Config, names: list[str], notes: list[str],
     from semopo_tf import data_match
     store = open_data(config)
     seen = data_match.episode_notes(config, store)
+    seen += data_match.video_notes(Path(config.logdir).expanduser(), config)
     for note in seen:
         print(f'warning: {note}', file=sys.stderr)
     from dreamerv2_base.tf import tf
@@ -86,7 +87,7 @@ def evaluate(folder: Path, episodes: int | None, arguments: list[str],
     import numpy as np
 
     from dreamerv2_base.logger import read_record, write_video
-    from semopo_tf import export
+    from semopo_tf import data_match, export
     flags = parse_flags(arguments)
     if 'eval_eps' in flags or 'final_eval_eps' in flags:
         raise UserError('evaluate: expected the number of episodes as '
@@ -103,6 +104,8 @@ def evaluate(folder: Path, episodes: int | None, arguments: list[str],
                         f'there, found {video}; make the folder first, or '
                         f'give --video {video.with_suffix(".mp4")}')
     data = read_record(folder / 'data.json')
+    for note in data_match.video_notes(folder, config):
+        print(f'warning: {note}', file=sys.stderr)
     method, state = export.load_policy(folder, config)
     from dreamerv2_base.noise import fold
     from semopo_tf.evaluation import Evaluator
@@ -237,18 +240,21 @@ def run_config(folder: Path) -> Config:
 def record_start(run, config: Config, store, presets: list[str],
                  notes: list[str], devices: list[str]) -> None:
     """Write what the run was started with into its folder."""
+    from semopo_tf.data_match import videos_of
     from semopo_tf.run_folder import versions
     run.write('versions.json', versions(devices))
     run.write('warnings.json', notes)
     changed = config.difference(settings.presets().defaults)
     run.write('start.json', {'presets': presets, 'changed': sorted(changed)})
+    videos = videos_of(config)
     run.write('data.json', {
         'folders': list(config.offline_dir), 'action_size': store.action_size,
         'episodes': [str(name) for name in store.names],
         'rows': [int(n) for n in store.rows],
         'returns': [float(r) for r in store.returns],
         'digest': store.digest,
-        'skipped': [[str(a), str(b)] for a, b in store.skipped]})
+        'skipped': [[str(a), str(b)] for a, b in store.skipped],
+        **({'videos': videos} if videos else {})})
 
 
 def print_sizes(method) -> None:

@@ -16,7 +16,9 @@ from datasets import manifest, rendering, scene
 from datasets import registry as sets
 from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.logger import read_record
 from semopo_tf import registry
+from semopo_tf.backgrounds import first_difference, video_order
 from semopo_tf.environments import (
     check_name,
     describe_env,
@@ -112,6 +114,28 @@ def row_notes(episodes: Sequence[Mapping[str, np.ndarray]]) -> list[str]:
         f'zeros in row 0, found others in {wrong} of {len(episodes)} episodes '
         'looked at; where each row holds what is done at its frame, move '
         'action, reward and the flags of the end one row on (docs/design.md)']
+
+
+def videos_of(config: Config) -> list[list[Any]]:
+    """The videos that a run is evaluated before (`video_order`)."""
+    if not config.task.startswith('dmcdrv_'):
+        return []
+    return video_order(config.video_dir, config.seed)
+
+
+def video_notes(folder: Path, config: Config) -> list[str]:
+    """Where the videos in `video_dir` are not those that a run began with.
+
+    `folder`: the run's, whose data.json says which those were; it says so of
+    no run without a folder of videos, and of none that is not yet there.
+    """
+    path = folder / 'data.json'
+    there = read_record(path).get('videos') if path.exists() else None
+    here = videos_of(config)
+    change = first_difference(there, here) if there and here else ''
+    return [f'videos: not those that this run began with: {change} (names '
+            f'and sizes in the order that seed {config.seed} gives); give '
+            f'--video_dir with those of {path}'] if change else []
 
 
 def compare(config: Config, background: str, floor: str) -> list[str]:

@@ -24,9 +24,13 @@ from semopo_tf.backgrounds import composite, faded, load_background
 class EnvSpec:
     """What makes an environment; travels to child processes.
 
-    Attributes are the configuration keys of the same names;
-    `background_seed` decides the order of the video files; `state_key`: DM
-    Control's observations hold the simulator's `state`, too.
+    Attributes are the configuration keys of the same names, but for:
+
+      size: `render_size`, (height, width).
+      camera: `dmc_camera`.
+      grayscale: `background_grayscale`.
+      background_seed: `seed`; decides the order of the video files.
+      state_key: DM Control's observations hold the simulator's `state`, too.
     """
 
     task: str

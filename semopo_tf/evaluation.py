@@ -55,8 +55,11 @@ class Evaluator:
 
     def run(self, method: Method, episodes: int, key: int,
             ) -> Evaluation:
-        """Evaluate `episodes` episodes. The result depends on the weights
-        and on `key` alone, not on the number of processes."""
+        """Evaluate `episodes` episodes.
+
+        The result depends on the weights, on `key` and on `eval_envs` (a
+        wave's draws go by its rows), not on the number of processes.
+        """
         found = self.play(method, episodes, key, keep=('image',))
         rows = [{'return': float(e.total), 'length': int(e.length),
                  'background': e.background, 'attempts': int(e.attempts)}

@@ -8,8 +8,8 @@ from dreamerv2_base.config import Config
 from semopo_tf import registry
 from semopo_tf.settings import sampling_of
 
-# Keys of the released code that change nothing, there or here. A name stands
-# for all keys below it.
+# Keys of the released code that change nothing here. A name stands for all
+# keys below it.
 NO_EFFECT = (
     'atari_grayscale', 'envs_parallel', 'log_every',
     'offline_datset_type', 'offline_dataset_incremental_step',

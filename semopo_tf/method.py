@@ -11,7 +11,6 @@ import numpy as np
 from dreamerv2_base.errors import UserError
 
 Batch = Mapping[str, np.ndarray]
-Metrics = dict[str, float]
 
 
 class BatchSource(Protocol):

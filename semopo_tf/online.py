@@ -14,7 +14,6 @@ in which they ended, and `snapshots/DECISIONS/`, weights every
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from dreamerv2_base.config import Config
 from dreamerv2_base.envs.live import LiveRollout
 from dreamerv2_base.envs.rollout import Finished, Rollout, episode_seed
 from dreamerv2_base.errors import UserError
-from dreamerv2_base.logger import progress
+from dreamerv2_base.logger import Progress, read_record
 from dreamerv2_base.noise import fold, generator
 from dreamerv2_base.online import Collector, EpisodeBuffer, Plan
 from dreamerv2_base.replay import ChunkSampler
@@ -140,7 +139,7 @@ class DreamerV2(WorldModelMethod):
     def _reach(self, collector: Collector, decisions: int) -> list[Finished]:
         if collector.decisions:
             return collector.reach(decisions)
-        bar = progress(decisions, 0, 'prefill')
+        bar = Progress(decisions, 0, 'prefill')
         try:
             return collector.reach(decisions, bar.update)
         finally:
@@ -294,7 +293,7 @@ def snapshot_method(logdir: Path, decisions: int) -> DreamerV2:
     """
     from semopo_tf import commands, registry
     config = commands.run_config(Path(logdir))
-    data = json.loads((Path(logdir) / 'data.json').read_text())
+    data = read_record(Path(logdir) / 'data.json')
     method = registry.method_class(config)(
         config, None, action_size=data['action_size'])
     method.load(Checkpoints(Path(logdir) / SNAPSHOTS).load(decisions)[0])

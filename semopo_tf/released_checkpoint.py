@@ -21,6 +21,7 @@ import numpy as np
 from dreamerv2_base.checkpoint import Checkpoints, is_weight
 from dreamerv2_base.config import Config, read_yaml
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.files import whole
 from semopo_tf import export, settings
 
 Arrays = dict[str, np.ndarray]
@@ -96,9 +97,8 @@ def write_pickle(path: Path, arrays: Mapping[str, np.ndarray],
     entries = tuple(
         SCALARS[name](arrays[name]) if name in SCALARS
         else np.asarray(arrays[name], np.float32) for name in order)
-    partial = path.with_suffix('.partial')
-    partial.write_bytes(pickle.dumps(entries, protocol=4))
-    partial.replace(path)
+    with whole(path) as partial:
+        partial.write_bytes(pickle.dumps(entries, protocol=4))
 
 
 def variable_order(shapes: Mapping[str, tuple], kind: str,

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dreamerv2_base.files import whole
 from dreamerv2_base.logger import read_record, read_rows
 from semopo_tf import report_plots, settings
 
@@ -65,9 +65,8 @@ def write_report(folder: Path) -> Path:
             f'<title>{run.name}</title><style>{STYLE}</style></head><body>'
             f'{body}<script>{FILTER}</script></body></html>')
     path = run.folder / 'report.html'
-    partial = run.folder / '.report.html.partial'
-    partial.write_text(page)
-    partial.replace(path)
+    with whole(path) as partial:
+        partial.write_text(page, 'utf-8')
     return path
 
 
@@ -129,7 +128,7 @@ def _summary(run: _Run) -> str:
                      f'{returns.min():.1f}, max {returns.max():.1f} '
                      f'({len(returns)} episodes)'))
     for path in sorted(run.folder.glob('sampling_*.json')):
-        counts = json.loads(path.read_text())
+        counts = read_record(path)
         rows.append((f'data of phase {path.stem[9:]}', ', '.join(
             f'{key.replace("_", " ")} {value}'
             for key, value in counts.items())))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import platform
 import subprocess
@@ -14,6 +13,7 @@ from typing import Any
 from dreamerv2_base.checkpoint import Checkpoints
 from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.files import write_json
 from dreamerv2_base.logger import Logger
 from semopo_tf import settings
 
@@ -52,14 +52,7 @@ class RunFolder:
 
     def write(self, name: str, content: Any) -> None:
         """Write a JSON record, whole or not at all."""
-        partial = self.path / f'.{name}.partial'
-        partial.write_text(json.dumps(content, indent=1))
-        os.replace(partial, self.path / name)
-
-    def read(self, name: str) -> Any:
-        """A JSON record, or None."""
-        path = self.path / name
-        return json.loads(path.read_text()) if path.exists() else None
+        write_json(self.path / name, content)
 
     def close(self) -> None:
         self.logger.close()

@@ -18,7 +18,7 @@ import numpy as np
 
 from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
-from dreamerv2_base.logger import progress
+from dreamerv2_base.logger import Progress
 from dreamerv2_base.noise import fold
 from dreamerv2_base.replay import Prefetcher
 from semopo_tf import export
@@ -116,7 +116,7 @@ class Loop:
         batches = (Prefetcher(source, self.at.step, phase.updates,
                               prepare=phase.prepare)
                    if source is not None and phase.prefetch else None)
-        bar = progress(phase.updates, self.at.step, phase.name)
+        bar = Progress(phase.updates, self.at.step, phase.name)
         try:
             self._updates(phase, source, batches, bar)
             if phase.video_every and source is not None:

@@ -16,7 +16,9 @@ from semopo_tf.backgrounds import (
     composite,
     decode_folder,
     faded,
+    first_difference,
     load_background,
+    video_order,
 )
 from semopo_tf.environments import Distracted
 
@@ -88,6 +90,28 @@ def test_folder_is_shuffled_by_the_seed_and_cut(folder):
         assert len(set(found)) == 3
         orders.add(found)
     assert len(orders) > 1
+
+
+def test_the_order_for_the_records_is_that_of_the_frames(folder):
+    files = backgrounds.video_files(folder)
+    for seed in range(8):
+        order = video_order(str(folder), seed)
+        assert ''.join(name[0] * 4 for name, _ in order) == shades(
+            decode_folder(files, (8, 8), True, seed, 12))
+        assert {name: size for name, size in order} == {
+            path.name: path.stat().st_size for path in files}
+    assert video_order('none', 0) == video_order('procedural', 0) == []
+    with pytest.raises(UserError, match='nothing at'):
+        video_order(str(folder / 'absent'), 0)
+
+
+def test_the_first_difference_of_two_orders():
+    one = [['a.mp4', 1000], ['b.mp4', 2]]
+    assert first_difference(one, [['a.mp4', 1000], ['b.mp4', 2]]) == ''
+    assert first_difference(one, [['a.mp4', 1001], ['c.mp4', 2]]) == (
+        'video 1 was a.mp4 (1,000 bytes) and is a.mp4 (1,001 bytes)')
+    assert first_difference(one, one[:1]) == (
+        'video 2 was b.mp4 (2 bytes) and is none')
 
 
 def test_files_come_again_until_there_are_enough(folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import imageio
 import numpy as np
 import pytest
 
@@ -210,6 +211,7 @@ def test_a_scripted_set_and_its_manifest(tmp_path, capsys):
     assert recipe['set']['policy'] == 'cartpole_mixed'
     assert recipe['buffer']['seed'] == 0
     assert recipe['frames']['video_dir'] == 'procedural'
+    assert 'videos' not in recipe
     assert len(recipe['episodes']) == 3
     assert set(recipe['versions']) == {
         'tensorflow', 'dm-control', 'mujoco', 'numpy', 'commit'}
@@ -221,6 +223,22 @@ def test_a_scripted_set_and_its_manifest(tmp_path, capsys):
         call(*arguments, '--seed', '1')
     with pytest.raises(UserError, match='found 2000'):
         call(*arguments, '--scene', 'grey_floor')
+
+
+def test_a_set_records_its_videos(tmp_path):
+    videos, out = tmp_path / 'videos', tmp_path / 'set'
+    videos.mkdir()
+    for name in 'ab':
+        imageio.mimwrite(videos / f'{name}.mp4', [
+            np.zeros((32, 32, 3), np.uint8)] * 2, fps=10)
+    assert call(
+        'cartpole_swingup_scripted', '--episodes', '1', '--out', str(out),
+        '--buffer', str(tmp_path / 'buffer'), '--time_limit', '8',
+        '--workers', '1', '--video_dir', str(videos),
+        '--video_frames', '4') == 0
+    found = json.loads((out / 'manifest.json').read_text())['recipe']
+    assert sorted(found['videos']) == [
+        [path.name, path.stat().st_size] for path in sorted(videos.iterdir())]
 
 
 def test_a_sets_own_preset_says_what_its_frames_look_like():

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
+import imageio
 import numpy as np
 import pytest
 
 from dreamerv2_base.errors import UserError
 from semopo_tf import collect, settings
+from semopo_tf.backgrounds import video_order
 from semopo_tf.controllers import CartpoleMixed, CartpoleSwingup
 from semopo_tf.environments import EnvSpec, make_env
 
@@ -118,3 +122,25 @@ def test_collected_actions_are_those_of_the_stored_states(tmp_path):
     assert [path.read_bytes() for path in paths] == before
     with pytest.raises(UserError, match='another --offline_dir'):
         collect.collect(config.update({'collect_policy': 'cartpole_mixed'}))
+
+
+def test_a_collection_records_its_videos(tmp_path):
+    videos, data = tmp_path / 'videos', tmp_path / 'data'
+    videos.mkdir()
+    for name in 'ab':
+        imageio.mimwrite(videos / f'{name}.mp4', [
+            np.zeros((32, 32, 3), np.uint8)] * 2, fps=10)
+    config = collection(data, task='dmcdrv_cartpole_swingup',
+                        video_dir=str(videos), video_frames=4)
+    collect.collect(config)
+    path = data / 'manifest.json'
+    before = path.read_text()
+    found = json.loads(before)['recipe']['videos']
+    assert found == video_order(str(videos), config.seed)
+    assert len(found) == 2
+    (videos / 'a.mp4').unlink()
+    collect.collect(config)  # everything is done, before those that were
+    assert path.read_text() == before
+    with pytest.raises(UserError, match=r'video \d was .* and is '):
+        collect.collect(config.update({'collect_episodes': 4}))
+    assert len(list(data.glob('*.npz'))) == 2

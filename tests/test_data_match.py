@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
+import imageio
 import numpy as np
 import pytest
 
@@ -9,9 +13,9 @@ from datasets import manifest, rendering
 from dreamerv2_base.episodes import write_episode
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.store import open_store
-from semopo_tf import data_match, settings
+from semopo_tf import commands, data_match, settings
 from semopo_tf.environments import EnvSpec, describe_env
-from tests.helpers import make_episode, make_folder
+from tests.helpers import ROOT, call, make_episode, make_folder
 
 
 def config_of(*flags):
@@ -109,3 +113,87 @@ def test_collected_data_say_how_they_were_rendered(tmp_path):
 def test_a_task_that_is_none_is_refused_before_the_data_are_read(task):
     with pytest.raises(UserError, match='task: expected dmc_TASK'):
         data_match.check_task(config_of('--task', task))
+
+
+# Which videos.
+
+
+@pytest.fixture
+def videos(tmp_path):
+    """Two folders of two tiny videos; in the second another `b`."""
+    folders = []
+    for name, sizes in (('one', (32, 32)), ('two', (32, 64))):
+        folder = tmp_path / name
+        folder.mkdir()
+        for video, size in zip('ab', sizes, strict=True):
+            imageio.mimwrite(folder / f'{video}.mp4', [
+                np.zeros((size, size, 3), np.uint8)] * 2, fps=10)
+        folders.append(folder)
+    return folders
+
+
+class Records(dict):
+    """Of a run folder: what is written into it."""
+
+    def write(self, name, content):
+        self[name] = json.loads(json.dumps(content))
+
+
+def data_of(config, folder):
+    """What a run with these data begins its data.json with."""
+    run = Records()
+    commands.record_start(run, config, open_store([folder]), [], [], [])
+    return run['data.json']
+
+
+def test_a_run_records_its_videos(tmp_path, videos):
+    episodes = make_folder(tmp_path / 'data', count=1)
+    flags = ('--video_dir', str(videos[0]), '--offline_dir', str(episodes))
+    config = config_of('--task', 'dmcdrv_walker_walk', *flags)
+    found = data_of(config, episodes)['videos']
+    assert sorted(found) == [
+        [path.name, path.stat().st_size]
+        for path in sorted(videos[0].iterdir())]
+    orders = {str(data_of(config.update({'seed': seed}), episodes)['videos'])
+              for seed in range(8)}
+    assert len(orders) == 2
+    for other in ({'task': 'dmc_walker_walk'}, {'video_dir': 'procedural'}):
+        assert 'videos' not in data_of(config.update(other), episodes)
+
+
+def test_other_videos_than_those_of_the_run(tmp_path, videos):
+    config = config_of('--task', 'dmcdrv_walker_walk', '--video_dir',
+                       str(videos[0]))
+    run = tmp_path / 'run'
+    run.mkdir()
+    assert data_match.video_notes(run, config) == []  # not begun
+    (run / 'data.json').write_text(json.dumps({'returns': []}))
+    assert data_match.video_notes(run, config) == []  # of an older version
+    (run / 'data.json').write_text(json.dumps(
+        {'videos': data_match.videos_of(config)}))
+    assert data_match.video_notes(run, config) == []
+    for other in ({'video_dir': 'procedural'}, {'task': 'dmc_walker_walk'}):
+        assert data_match.video_notes(run, config.update(other)) == []
+    note, = data_match.video_notes(
+        run, config.update({'video_dir': str(videos[1])}))
+    was, now = (path.stat().st_size for path in (
+        folder / 'b.mp4' for folder in videos))
+    assert f'was b.mp4 ({was:,} bytes) and is b.mp4 ({now:,} bytes)' in note
+    assert '\n' not in note
+
+
+def test_evaluating_before_other_videos_is_said(tmp_path, videos):
+    run = shutil.copytree(
+        ROOT / 'docs' / 'results' / 'mini' / 'agent', tmp_path / 'agent')
+    data = json.loads((run / 'data.json').read_text())
+    config = commands.run_config(run).update({'video_dir': str(videos[0])})
+    data['videos'] = data_match.videos_of(config)
+    (run / 'data.json').write_text(json.dumps(data))
+    shutil.rmtree(run / 'ckpt')  # said before the policy is looked for
+    warned = []
+    for folder in videos:
+        done = call('evaluate', run, '--video_dir', folder)
+        assert 'expected a complete checkpoint' in done.stderr
+        warned.append([line for line in done.stderr.splitlines()
+                       if line.startswith('warning: videos: ')])
+    assert [len(lines) for lines in warned] == [0, 1]

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.logger import read_rows
 from semopo_tf.experiments import commands, live, runner, sweep
 from semopo_tf.experiments.grid import Cell
 from semopo_tf.experiments.results import ResultStore
@@ -70,7 +71,7 @@ def test_a_row_says_what_the_run_recorded(tmp_path):
     assert plain.presets == ['released', 'demo', 'reproduce_demo']
     assert (plain.task, plain.level) == ('walker_walk', 'random')
     assert (plain.commit, plain.dirty) == ('c0ffee', False)
-    spent = runner.read_lines(job.spent)
+    spent = read_rows(job.spent)
     assert [one['command'] for one in spent] == [
         'train', 'measure', 'evaluate']
     assert colour.hours == pytest.approx(
@@ -151,7 +152,7 @@ def test_stop_lets_runs_save_and_go_on(tmp_path):
     with sweep.alone(tmp_path):  # the next sweep clears the way
         run(jobs, store)
     assert len(store.rows()) == 2
-    assert len(runner.read_lines(jobs[0].logdir / 'timings.jsonl')) == 3
+    assert len(read_rows(jobs[0].logdir / 'timings.jsonl')) == 3
 
 
 def test_a_living_child_of_a_dead_worker_is_waited_for(tmp_path):
@@ -166,7 +167,7 @@ def test_a_living_child_of_a_dead_worker_is_waited_for(tmp_path):
         assert run([job], store)[0] == {}
     assert len(store.rows()) == 1
     # The second start found everything done: three updates in all.
-    assert len(runner.read_lines(job.logdir / 'timings.jsonl')) == 3
+    assert len(read_rows(job.logdir / 'timings.jsonl')) == 3
 
 
 def test_the_command_of_a_killed_worker_is_not_repeated(tmp_path):

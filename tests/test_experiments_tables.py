@@ -401,6 +401,15 @@ def test_latex_escapes():
     assert r'a\_b \& 5 \% & $-$1 $\pm$ 2 \\' in table_formats.latex(table)
 
 
+def test_a_block_says_which_columns_are_words():
+    line = tuple(map(table_formats.Value, ('a', 'b', '1')))
+    table = table_formats.Table('t', 'a', (table_formats.Block(
+        'c', ('x', 'y', 'z'), (line,), texts=2),))
+    assert '| --- | --- | ---: |' in table_formats.markdown(table)
+    assert r'\begin{tabular}{llr}' in table_formats.latex(table)
+    assert table_formats.html_fragment(table).count('class="number"') == 2
+
+
 @pytest.mark.parametrize(('value', 'expected'), [
     (-0.001, '0.00'), (-1.5, '−1.50'), (2, '2.00')])
 def test_fixed(value, expected):

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from dreamerv2_base.errors import UserError
-from dreamerv2_base.logger import Logger, Progress, read_rows, write_video
+from dreamerv2_base.logger import (
+    Logger,
+    Progress,
+    append_row,
+    read_rows,
+    write_video,
+)
 
 
 def rows_of(folder, name='metrics.jsonl'):
@@ -54,6 +60,45 @@ def test_rewinding_to_nothing_forgets_all_but_times(tmp_path):
     logger.close()
     assert rows_of(tmp_path) == []
     assert len(rows_of(tmp_path, 'timings.jsonl')) == 1
+
+
+def test_rows_after_a_torn_one_can_be_read(tmp_path):
+    def log(logger, step):
+        logger.timings('model', step, {'seconds': float(step)})
+        return [row['step'] for row in rows_of(tmp_path, 'timings.jsonl')]
+
+    logger = Logger(tmp_path, tensorboard=False)
+    log(logger, 1)
+    log(logger, 2)
+    logger.close()
+    path = tmp_path / 'timings.jsonl'
+    path.write_bytes(path.read_bytes()[:-5])  # killed in the middle of it
+    logger = Logger(tmp_path, tensorboard=False)
+    assert rows_of(tmp_path, 'timings.jsonl')[-1]['step'] == 1
+    logger.rewind(logger.position())
+    assert log(logger, 3) == [1, 3]
+    assert logger.position()['timings.jsonl'] == path.stat().st_size
+    logger.rewind(logger.position())  # whole lines stay
+    assert log(logger, 4) == [1, 3, 4]
+    logger.close()
+
+
+def test_a_row_is_added_after_a_torn_one(tmp_path):
+    path = tmp_path / 'spent.jsonl'
+    append_row(path, {'a': 1})
+    append_row(path, {'a': 2})
+    path.write_bytes(path.read_bytes() + b'{"a":')
+    append_row(path, {'a': 3})
+    assert read_rows(path) == [{'a': 1}, {'a': 2}, {'a': 3}]
+
+
+def test_a_damaged_line_is_said(tmp_path):
+    path = tmp_path / 'metrics.jsonl'
+    for damaged in (b'{"a": 1, "b{"a": 2}\n', b'{"a": 1}\n\n{"a": 2}\n',
+                    b'{"a": 1}\r{"a": 2}\n'):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r'line [12]: expected a row'):
+            read_rows(path)
 
 
 def test_a_torn_line_is_left_out(tmp_path):

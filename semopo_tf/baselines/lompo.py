@@ -16,7 +16,7 @@ import numpy as np
 from dreamerv2_base.checkpoint import Live, restore
 from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
-from dreamerv2_base.logger import progress
+from dreamerv2_base.logger import Progress
 from dreamerv2_base.nets import Scope, variables_by_name
 from dreamerv2_base.noise import CounterDraws, Draws, fold, generator
 from dreamerv2_base.store import EpisodeStore
@@ -176,7 +176,7 @@ class LOMPO:
         for ring in self.rings.values():
             ring.clear()
         count = len(self._store)
-        bar = progress(count, 0, 'encoding')
+        bar = Progress(count, 0, 'encoding')
         for number in range(count):
             self.rings['real'].append(self.encode(number, 2 * number))
             bar.update(1)

@@ -6,19 +6,17 @@ Nothing is made up here: what is not there is counted as missing.
 from __future__ import annotations
 
 import functools
-import json
 import math
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from datasets import manifest, registry
 from dreamerv2_base.errors import UserError
-from dreamerv2_base.logger import read_rows
+from dreamerv2_base.logger import read_record, read_rows
 from semopo_tf import settings
 from semopo_tf.experiments import grid, metrics, scales
 from semopo_tf.experiments.results import Row
@@ -241,8 +239,11 @@ class Evidence:
         """
         found: dict[str, np.ndarray] = {}
         for row in self.rows:
-            returns = _json(row.logdir, 'data.json').get('returns')
-            if row.set not in found and returns:
+            path = Path(row.logdir) / 'data.json'
+            if row.set in found or not row.logdir or not path.exists():
+                continue
+            returns = read_record(path).get('returns')
+            if returns:
                 found[row.set] = np.array(returns, float)
         for name, folder in self._folders.items():
             known = None if name in found else manifest.load(Path(folder))
@@ -370,8 +371,3 @@ def _range(names: Sequence[str], data: Mapping[str, np.ndarray], source: str,
     if not low < high:
         return None
     return metrics.Range(low, high, source)
-
-
-def _json(logdir: str, name: str) -> dict[str, Any]:
-    path = Path(logdir) / name
-    return json.loads(path.read_text()) if logdir and path.exists() else {}

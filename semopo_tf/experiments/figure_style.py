@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.typing import RcKeyType
 
+from dreamerv2_base.files import whole
 from semopo_tf.experiments.grid import LEVELS
 
 # One colour per system in every figure; they differ for the colour-blind, too
@@ -64,9 +64,8 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     for kind, words in (('png', {'dpi': 200, 'metadata': {'Software': None}}),
                         ('svg', {'metadata': {'Date': None}})):
         path = folder / f'{name}.{kind}'
-        partial = folder / f'.{name}.{kind}.partial'
-        figure.savefig(partial, format=kind, **words)
-        os.replace(partial, path)
+        with whole(path) as partial:
+            figure.savefig(partial, format=kind, **words)
         written.append(path)
     return written
 

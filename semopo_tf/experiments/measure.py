@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 
 from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.files import whole
 from dreamerv2_base.logger import read_record
 from semopo_tf import settings
 from semopo_tf.experiments.grid import NEED_SIMULATOR, QUANTITIES
@@ -183,10 +183,8 @@ def measure(trained: TrainedRun, names: Sequence[str], samples: int,
 def write(path: Path, arrays: Arrays) -> None:
     """An npz that is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.{path.name}.partial')
-    with partial.open('wb') as file:
+    with whole(path) as partial, partial.open('wb') as file:
         np.savez_compressed(file, **arrays)
-    os.replace(partial, path)
 
 
 # One function per name.

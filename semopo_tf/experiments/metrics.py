@@ -188,15 +188,12 @@ def wins(x: np.ndarray, y: np.ndarray) -> float:
 class Profile:
     """Share of scores above each threshold, with a pointwise 95 % band.
 
-    All arrays are [thresholds]; `runs` and `sets` are the scores' shape.
+    All arrays are [thresholds].
     """
 
-    thresholds: np.ndarray
     share: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    runs: int
-    sets: int
 
 
 def profiles(scores: Mapping[str, np.ndarray], thresholds: np.ndarray,
@@ -209,8 +206,7 @@ def profiles(scores: Mapping[str, np.ndarray], thresholds: np.ndarray,
             share, band = library.create_performance_profile(
                 {name: values}, thresholds, custom_profile_func=above,
                 reps=resamples, confidence_interval_size=LEVEL)
-        found[name] = Profile(np.asarray(thresholds), share[name],
-                              *band[name], *values.shape)
+        found[name] = Profile(share[name], *band[name])
     return found
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import base64
 import html
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from dreamerv2_base.files import whole
 from semopo_tf.experiments import (
     figures,
     figures_learning,
@@ -242,6 +242,5 @@ def _document(title: str, body: str) -> str:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.{path.name}.partial')
-    partial.write_text(text, 'utf-8')
-    os.replace(partial, path)
+    with whole(path) as partial:
+        partial.write_text(text, 'utf-8')

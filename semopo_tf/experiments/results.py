@@ -1,9 +1,9 @@
 """One row per finished run, kept for good: `results.sqlite`.
 
-Issue 8, item 4. Rows are only ever added: the database itself refuses to
-change or remove one. Several processes of one machine may write at once
-(write-ahead log). That log does not work across machines over a network
-disk, so a sweep on several machines lets its head alone write.
+Rows are only ever added: the database itself refuses to change or remove
+one. Several processes of one machine may write at once (write-ahead log).
+That log does not work across machines over a network disk, so a sweep on
+several machines lets its head alone write.
 """
 
 from __future__ import annotations

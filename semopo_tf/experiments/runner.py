@@ -24,6 +24,8 @@ from typing import IO, Any
 from datasets import registry
 from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.files import write_json
+from dreamerv2_base.logger import append_row, read_record, read_rows
 from semopo_tf import settings
 from semopo_tf.experiments import scales
 from semopo_tf.experiments.grid import COLOUR, NEED_SIMULATOR, Cell, system
@@ -33,6 +35,7 @@ from semopo_tf.run_folder import FREE_KEYS
 ROOT = Path(__file__).resolve().parents[2]
 QUANTITIES = 'quantities.npz'
 HOPELESS = (2, 3)  # exit codes that a second try cannot change
+POLL = 1.0  # seconds between looks at a lock, a command, the stop file
 STOPPED = 'stopped'  # the message of a run that was asked to stop
 
 # Flags of `run.py evaluate` for each variant.
@@ -150,7 +153,7 @@ class Runner:
     def _row(self, job: Job, variant: str, quantities: str) -> Row:
         record = row_file(job.logdir, variant)
         if record.exists():
-            return Row(**json.loads(record.read_text()))
+            return Row(**read_record(record))
         if not variant:
             finals = final_episodes(job.logdir)
         else:
@@ -187,9 +190,8 @@ class Runner:
                 start_new_session=True, pass_fds=[lock.fileno()])
             clock = time.monotonic()
             printed = _ended(child, stop_file(job.out))
-            with job.spent.open('a') as spent:
-                print(json.dumps({'command': str(arguments[0]), 'seconds':
-                                  time.monotonic() - clock}), file=spent)
+            append_row(job.spent, {'command': str(arguments[0]),
+                                   'seconds': time.monotonic() - clock})
             if not child.returncode:  # else the error stays the last line
                 log.write(printed)
         if stop_file(job.out).exists() and child.returncode:
@@ -202,12 +204,12 @@ class Runner:
         return printed
 
 
-def _ended(child: subprocess.Popen, stop: Path, poll: float = 1.0) -> str:
+def _ended(child: subprocess.Popen, stop: Path) -> str:
     """Wait for a command; ask it to save and end once `stop` exists."""
     asked = False
     while True:
         try:
-            return child.communicate(timeout=poll)[0]
+            return child.communicate(timeout=POLL)[0]
         except subprocess.TimeoutExpired:
             if stop.exists() and not asked:
                 child.terminate()
@@ -254,15 +256,8 @@ def trained(logdir: Path) -> bool:
 
 def final_episodes(logdir: Path) -> list[dict[str, Any]]:
     """Rows of the final evaluation in `episodes.jsonl`."""
-    return [row for row in read_lines(logdir / 'episodes.jsonl')
+    return [row for row in read_rows(logdir / 'episodes.jsonl')
             if row['final']]
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """A file of JSON lines; nothing where there is no file."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def make_row(job: Job, variant: str, finals: Sequence[dict[str, Any]],
@@ -270,9 +265,9 @@ def make_row(job: Job, variant: str, finals: Sequence[dict[str, Any]],
     """The row of a finished run from the records in its folder."""
     cell, logdir = job.cell, job.logdir
     entry = registry.find(cell.set)
-    versions = json.loads((logdir / 'versions.json').read_text())
-    data = json.loads((logdir / 'data.json').read_text())
-    timings = read_lines(logdir / 'timings.jsonl')
+    versions = read_record(logdir / 'versions.json')
+    data = read_record(logdir / 'data.json')
+    timings = read_rows(logdir / 'timings.jsonl')
     seconds = sum(row['seconds'] for row in timings)
     # Records repeat nothing: a resumed run cuts them back to its checkpoint.
     updates = sum(max((row['step'] for row in timings
@@ -287,7 +282,7 @@ def make_row(job: Job, variant: str, finals: Sequence[dict[str, Any]],
         config_hash=config_hash(settings.saved(logdir / 'config.yaml')),
         data_digest=data['digest'], versions=versions,
         device=versions['devices'][0],
-        hours=sum(row['seconds'] for row in read_lines(job.spent)) / 3600,
+        hours=sum(row['seconds'] for row in read_rows(job.spent)) / 3600,
         updates_per_second=updates / max(seconds, 1e-9),
         returns=[float(row['return']) for row in finals],
         lengths=[int(row['length']) for row in finals],
@@ -303,8 +298,7 @@ def row_file(logdir: Path, variant: str) -> Path:
 def left_behind(job: Job) -> list[Row]:
     """Rows that a run wrote, whether or not the store got them."""
     files = [row_file(job.logdir, variant) for variant in job.cell.variants]
-    return [Row(**json.loads(path.read_text()))
-            for path in files if path.exists()]
+    return [Row(**read_record(path)) for path in files if path.exists()]
 
 
 # Pieces.
@@ -318,7 +312,7 @@ def config_hash(config: Config) -> str:
         json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
-def hold(lock: IO[str], job: Job, poll: float = 1.0) -> None:
+def hold(lock: IO[str], job: Job) -> None:
     """Lock a file as soon as no process holds it.
 
     Raises Failed when the sweep is to stop.
@@ -329,7 +323,7 @@ def hold(lock: IO[str], job: Job, poll: float = 1.0) -> None:
         try:
             return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            time.sleep(poll)
+            time.sleep(POLL)
 
 
 def wait_for(path: Path, job: Job) -> None:
@@ -337,13 +331,6 @@ def wait_for(path: Path, job: Job) -> None:
     if path.exists():
         with path.open() as lock:
             hold(lock, job)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a record, whole or not at all."""
-    partial = path.with_name(f'.{path.name}.partial')
-    partial.write_text(json.dumps(content, indent=1))
-    os.replace(partial, path)
 
 
 def last_line(log: Path) -> str:

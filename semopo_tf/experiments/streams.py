@@ -15,7 +15,7 @@ import numpy as np
 
 from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
-from dreamerv2_base.logger import progress
+from dreamerv2_base.logger import Progress
 from dreamerv2_base.noise import CounterDraws, generator
 from dreamerv2_base.rssm import EnsembleRSSM, State
 from dreamerv2_base.store import EpisodeStore
@@ -121,7 +121,7 @@ def states_at(filtered: Filter, store: EpisodeStore, index: np.ndarray,
     (sampled), 'deter' and the statistics.
     """
     parts: dict[str, list[Arrays]] = {s.name: [] for s in filtered.streams}
-    bar = progress(len(index), 0, 'states')
+    bar = Progress(len(index), 0, 'states')
     for number, first in enumerate(range(0, len(index), BLOCK)):
         some = index[first:first + BLOCK]
         # Filled up, so that one graph serves all.
@@ -178,7 +178,7 @@ def whole_episodes(filtered: Filter,
     Each is filtered from its start, as when acting.
     """
     longest = max(len(one['reward']) for one in episodes)
-    found, bar = [], progress(len(episodes), 0, 'episodes')
+    found, bar = [], Progress(len(episodes), 0, 'episodes')
     for number, episode in enumerate(episodes):
         rows = len(episode['reward'])
         states = filtered(stacked([episode], longest), number)

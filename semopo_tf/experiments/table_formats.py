@@ -23,11 +23,15 @@ class Value:
 
 @dataclass(frozen=True)
 class Block:
-    """A caption, column heads and lines of values."""
+    """A caption, column heads and lines of values.
+
+    `texts`: how many columns at the left are words, not numbers.
+    """
 
     caption: str
     header: tuple[str, ...]
     lines: tuple[tuple[Value, ...], ...]
+    texts: int = 1
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,8 @@ def markdown(table: Table) -> str:
     parts = [f'# {table.heading}\n']
     for block in table.blocks:
         lines = [_bars(block.header),
-                 _bars(['---'] * _texts(block) + ['---:'] * (
-                     len(block.header) - _texts(block)))]
+                 _bars(['---'] * block.texts + ['---:'] * (
+                     len(block.header) - block.texts))]
         lines += [_bars([value.text for value in line])
                   for line in block.lines]
         parts.append(f'**{block.caption}**\n\n' + '\n'.join(lines) + '\n')
@@ -83,8 +87,8 @@ def latex(table: Table) -> str:
     r"""Tabulars for \input; the preamble needs booktabs alone."""
     parts = [f'% {_tex(table.heading)}; needs \\usepackage{{booktabs}}']
     for block in table.blocks:
-        texts = _texts(block)
-        columns = 'l' * texts + 'r' * (len(block.header) - texts)
+        columns = 'l' * block.texts + 'r' * (
+            len(block.header) - block.texts)
         lines = [_ampersands(block.header)]
         lines += [_ampersands([value.text for value in line])
                   for line in block.lines]
@@ -96,12 +100,12 @@ def latex(table: Table) -> str:
     return '\n'.join(parts) + '\n'
 
 
-def html_fragment(table: Table, anchor: str = '') -> str:
+def html_fragment(table: Table) -> str:
     """A section for a page; a cell's title names the runs behind it.
 
-    The first block is open, the others unfold.
+    All blocks but the first can be folded away.
     """
-    parts = [f'<section id="{html.escape(anchor or table.name)}">'
+    parts = [f'<section id="{html.escape(table.name)}">'
              f'<h2>{html.escape(table.heading)}</h2>']
     for number, block in enumerate(table.blocks):
         body = _html_block(block)
@@ -120,10 +124,8 @@ def html_fragment(table: Table, anchor: str = '') -> str:
 
 
 def _html_block(block: Block) -> str:
-    texts = _texts(block)
-
     def cell(tag: str, number: int, text: str, title: str = '') -> str:
-        kinds = ['number'] * (number >= texts)
+        kinds = ['number'] * (number >= block.texts)
         kinds += ['missing'] * text.startswith('missing')
         kinds += ['part'] * ('(missing' in text)
         kind = f' class="{" ".join(kinds)}"' if kinds else ''
@@ -138,17 +140,6 @@ def _html_block(block: Block) -> str:
         for line in block.lines)
     return ('<div class="wide"><table><thead><tr>' + head
             + f'</tr></thead><tbody>{lines}</tbody></table></div>')
-
-
-def _texts(block: Block) -> int:
-    """How many columns at the left are words, not numbers."""
-    words = ('set', 'method', 'task', 'runs are', '')
-    count = 0
-    for head in block.header:
-        if head not in words:
-            break
-        count += 1
-    return max(count, 1)
 
 
 def _bars(cells: Sequence[str]) -> str:

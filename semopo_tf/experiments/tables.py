@@ -119,9 +119,8 @@ def table3_of(evidence: Evidence, paper: PaperNumbers, style: Style) -> Table:
     if evidence.unread:
         notes.append('Returns of these sets are read by run.py data validate '
                      f'{" ".join(map(str, evidence.unread))}')
-    return _table('table3', [Block('Returns of the data', header,
-                                   tuple(lines))], evidence, None, notes,
-                  None)
+    block = Block('Returns of the data', header, tuple(lines), texts=2)
+    return _table('table3', [block], evidence, None, notes, None)
 
 
 def table4(evidence: Evidence, paper: PaperNumbers, style: Style) -> Table:
@@ -235,7 +234,7 @@ def _against_paper(entries: dict[Key, Entry], digits: int,
                      Value(_difference(entry.style, entry.printed, digits),
                            entry.runs)]
         lines.append(tuple(line))
-    return Block('Beside the paper', tuple(header), tuple(lines))
+    return Block('Beside the paper', tuple(header), tuple(lines), texts=2)
 
 
 def _aggregates(evidence: Evidence) -> Block:
@@ -265,7 +264,7 @@ def _aggregates(evidence: Evidence) -> Block:
     return Block('All sets together: interquartile mean and 95 % interval '
                  'of a stratified bootstrap', (
                      'method', 'runs are', 'IQM', 'mean', 'n', 'sets'),
-                 tuple(lines))
+                 tuple(lines), texts=2)
 
 
 def _constants(evidence: Evidence) -> Block:
@@ -303,7 +302,7 @@ def _change(evidence: Evidence) -> Block:
                 text, tuple(row.run for row in rows)), Value(
                 str(len(both)))))
     return Block('Colour − grayscale, same policies', (
-        'set', 'method', 'change', 'seeds'), tuple(lines))
+        'set', 'method', 'change', 'seeds'), tuple(lines), texts=2)
 
 
 def _data_lines(evidence: Evidence, name: str) -> list[tuple[Value, ...]]:

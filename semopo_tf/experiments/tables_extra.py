@@ -60,7 +60,7 @@ def _mask(evidence: Evidence, found: Found) -> Block | None:
                 Value(str(len(used)))))
     return Block('Learned mask against the simulator', (
         'set', 'method', *MASK.values(), 'seeds'),
-        tuple(lines)) if lines else None
+        tuple(lines), texts=2) if lines else None
 
 
 def _probe(evidence: Evidence, found: Found) -> Block | None:
@@ -76,7 +76,7 @@ def _probe(evidence: Evidence, found: Found) -> Block | None:
                         for what in PROBED), Value(str(len(used)))))
     return Block('R² of a linear probe of the features', (
         'set', 'method', *PROBED, 'seeds'),
-        tuple(lines)) if lines else None
+        tuple(lines), texts=2) if lines else None
 
 
 def _cell(evidence: Evidence, rows: Sequence[Row], key: str) -> Value:
