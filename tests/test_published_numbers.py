@@ -173,7 +173,7 @@ LITERALS = {
         'infogating.noise_clip': 0.3},
     'mopo': {
         # B 8.1
-        'mopo.act': 'swish', 'mopo.lr': 1e-3, 'mopo.eps': 1e-8,
+        'mopo.act': 'swish', 'mopo.lr': 1e-3,
         'mopo.batch': 256, 'mopo.logvar_decay': 1e-4,
         'mopo.logvar_range': [-10.0, 0.5], 'mopo.bound_weight': 0.01,
         'mopo.scale_targets': False, 'mopo.holdout_share': 0.2,
