@@ -117,7 +117,7 @@ def row_notes(episodes: Sequence[Mapping[str, np.ndarray]]) -> list[str]:
 
 
 def videos_of(config: Config) -> list[list[Any]]:
-    """The videos that a run is evaluated before (`video_order`)."""
+    """The videos of a run, in the order that its seed gives (`video_order`)."""
     if not config.task.startswith('dmcdrv_'):
         return []
     return video_order(config.video_dir, config.seed)

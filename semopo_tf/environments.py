@@ -51,10 +51,12 @@ class EnvSpec:
 def env_spec_from(config: Config) -> EnvSpec:
     """The environment of a configuration."""
     return EnvSpec(
-        config.task, tuple(config.render_size), config.action_repeat,
-        config.dmc_camera, config.time_limit, config.video_dir,
-        config.video_frames, config.video_alpha, config.background_grayscale,
-        config.scene, config.shadows, config.seed)
+        task=config.task, size=tuple(config.render_size),
+        action_repeat=config.action_repeat, camera=config.dmc_camera,
+        time_limit=config.time_limit, video_dir=config.video_dir,
+        video_frames=config.video_frames, video_alpha=config.video_alpha,
+        grayscale=config.background_grayscale, scene=config.scene,
+        shadows=config.shadows, background_seed=config.seed)
 
 
 def make_env(spec: EnvSpec) -> Any:

@@ -67,6 +67,7 @@ def main(arguments: list[str]) -> int:
     if command == 'train':
         return train(rest)
     if command == 'evaluate':
+        (Path(rest[0]) / 'evaluated.json').write_text(json.dumps(rest[1:]))
         print(json.dumps({'returns': [1.0, 2.0], 'lengths': [101, 101]}))
     if command == 'measure':
         np.savez(rest[rest.index('--out') + 1], done=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import sys
 
@@ -197,6 +198,25 @@ def test_simulator_state(walker):
     assert (found.shape, found.dtype) == ((24,), np.float32)
     assert (env.step(np.ones(6))['state'] != found).any()
     env.close()
+
+
+def test_a_spec_is_what_the_configuration_says():
+    config, _ = settings.resolve([
+        '--task', 'dmcdrv_hopper_hop', '--render_size', '32', '32',
+        '--action_repeat', '5', '--dmc_camera', '1', '--time_limit', '7',
+        '--video_dir', 'videos', '--video_frames', '9', '--video_alpha', '.25',
+        '--background_grayscale', 'False', '--scene', 'grey_floor',
+        '--shadows', 'False', '--seed', '3'])
+    expected = EnvSpec(
+        task='dmcdrv_hopper_hop', size=(32, 32), action_repeat=5, camera=1,
+        time_limit=7, video_dir='videos', video_frames=9, video_alpha=0.25,
+        grayscale=False, scene='grey_floor', shadows=False, background_seed=3)
+    assert env_spec_from(config) == expected
+    # None of these is what a spec has anyway.
+    usual = dataclasses.asdict(EnvSpec('dmc_walker_walk'))
+    same = {key for key, value in dataclasses.asdict(expected).items()
+            if value == usual[key]}
+    assert same == {'state_key'}
 
 
 def test_spec_of_a_configuration(monkeypatch, tmp_path):

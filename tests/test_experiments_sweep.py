@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import multiprocessing
 import os
 import signal
@@ -14,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from dreamerv2_base.config import parse_flags
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import read_rows
+from semopo_tf import settings
 from semopo_tf.experiments import commands, live, runner, sweep
 from semopo_tf.experiments.grid import Cell
 from semopo_tf.experiments.results import ResultStore
@@ -122,6 +125,11 @@ def test_a_colour_evaluation_added_later_trains_nothing(tmp_path):
     run([both], store)
     assert starts(job) == 1
     assert [row.variant for row in store.rows()] == ['', 'colour']
+    # Table 2: the same policy before videos in colour.
+    flags = json.loads((job.logdir / 'evaluated.json').read_text())
+    config = settings.presets().defaults.update(parse_flags(flags))
+    changed = settings.presets().defaults.difference(config)
+    assert changed == {'background_grayscale': (True, False)}
 
 
 def test_rows_of_a_dead_sweep_are_kept(tmp_path):

@@ -11,6 +11,8 @@ from dreamerv2_base.noise import RecordedDraws, RecordingDraws
 from dreamerv2_base.store import open_store
 from dreamerv2_base.tf import tf
 from semopo_tf import parity_drq
+from semopo_tf.baselines.bc import augmented
+from semopo_tf.baselines.drq_nets import noisy_action, schedule
 from semopo_tf.baselines.infogating import InfoGating, InfoGatingAgent
 from semopo_tf.baselines.infogating_nets import (
     BatchNorm,
@@ -215,6 +217,43 @@ def test_the_policy_does_not_train_the_encoder(head):
         encoders.append(values(agent.encoder))
     for name, value in encoders[0].items():
         assert np.array_equal(value, encoders[1][name]), name
+
+
+# In the warm start and after it.
+@pytest.mark.parametrize('iteration', [0.0, 50.0])
+def test_an_update_moves_everything(iteration):
+    agent = InfoGatingAgent(config_of(**{'drq.lr': 0.01}), 2, Scope(0))
+    parts = {'mask_net': agent.mask_net, 'encoder': agent.encoder,
+             'energy': agent.energy, 'policy': agent.head._policy}
+    before = {name: values(part) for name, part in parts.items()}
+    agent.train(full_batch(), tf.constant(iteration), draws())
+    for name, part in parts.items():
+        moved = [np.abs(value - before[name][key]).max()
+                 for key, value in values(part).items()
+                 if 'running_' not in key]
+        assert max(moved) > 1e-3, name
+
+
+def test_the_policy_learns_on_features_of_the_updated_encoder():
+    agent, same = (InfoGatingAgent(config_of(**{'drq.lr': 0.01}), 2, Scope(0))
+                   for _ in range(2))
+    batch, iteration = full_batch(), tf.constant(50.0)
+    metrics = agent.train(batch, iteration, draws())
+    # The shown frames and the policy before the update, the encoder after it.
+    noise = draws()
+    obs, later = (augmented(batch[key], key, same.drq, noise)
+                  for key in ('obs', 'obs_k'))
+    _, _, shown = same.representation_loss(
+        obs, later, batch['action'], iteration, noise)
+    std = schedule(same.drq.stddev_schedule, iteration)
+    normal = noise.normal('actor_action', (4, 2))
+    losses = []
+    for encoder in (agent.encoder, same.encoder):
+        action = noisy_action(same.head.actor(encoder(shown)), std,
+                              same.drq.stddev_clip, normal)
+        losses.append(np.mean(np.square(action - batch['action'])))
+    assert float(metrics['policy_loss']) == pytest.approx(losses[0], rel=1e-5)
+    assert losses[1] != pytest.approx(losses[0], rel=1e-3)
 
 
 def test_acting_does_not_depend_on_the_masks():

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from dreamerv2_base.errors import UserError
-from dreamerv2_base.nets import Scope, variables_by_name
+from dreamerv2_base.nets import variables_by_name
 from dreamerv2_base.noise import CounterDraws
-from dreamerv2_base.optimizer import Optimizer
 from dreamerv2_base.store import open_store
 from dreamerv2_base.tf import tf
 from semopo_tf import commands, parity_lompo, settings
@@ -106,15 +105,11 @@ def test_the_preset_has_the_published_numbers():
 # Traps of section 12.
 
 
-def test_trap_5_adam_with_an_uncorrected_epsilon():
+def test_trap_5_adam_has_keras_epsilon():
+    # Where it is added: test_optimizer.py.
     config = configured('lompo')
-    for name in ('model_opt', 'actor_opt', 'critic_opt'):
-        scope, value = Scope(0, name), tf.Variable(0.0)
-        optimizer = Optimizer(scope, 'x', {'v': value}, **config[name])
-        optimizer.apply({'v': tf.constant(1e-6)})
-        root = np.sqrt(1e-3) * 1e-6
-        step = config[name].lr * np.sqrt(1e-3) / .1 * 1e-7 / (root + 1e-7)
-        np.testing.assert_allclose(-value.numpy(), step, rtol=1e-4)
+    assert [config[name].eps for name in (
+        'model_opt', 'actor_opt', 'critic_opt')] == [1e-7] * 3
 
 
 def test_trap_11_the_actor_is_deterministic(small):

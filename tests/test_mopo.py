@@ -207,15 +207,10 @@ def test_log_variances_stay_between_learned_bounds():
             ).numpy().all()
 
 
-def test_trap_5_adam_with_an_uncorrected_epsilon():
-    _, model = ensemble()
-    grads = {name: tf.fill(v.shape, 1e-6)
-             for name, v in model._optimizer.targets.items()}
-    before = model.lowest.numpy().copy()
-    model._optimizer.apply(grads)
-    root = np.sqrt(1e-3) * 1e-6
-    step = 1e-3 * np.sqrt(1e-3) / .1 * 1e-7 / (root + 1e-8)
-    np.testing.assert_allclose(before - model.lowest.numpy(), step, rtol=0.02)
+def test_trap_5_adam_has_tensorflow_1s_epsilon():
+    # Where it is added: test_optimizer.py.
+    _, model = ensemble(eps=0.25)
+    assert model._optimizer._eps == 0.25
     assert configured('mopo').mopo.eps == 1e-8
 
 
@@ -394,6 +389,17 @@ def test_the_penalty_lowers_imagined_rewards(store):
         right['model_reward'], abs=1e-5)
     ours, theirs = (m.pool.state()['reward'] for m in (with_, without))
     assert (ours < theirs).all()
+
+
+def test_rollouts_are_sampled_from_the_policy(store):
+    method = MOPO(configured(jit='eager'), store)
+    alike = np.tile(method.data['state'][:1], (16, 1))
+    action = method._rollout(
+        {'state': tf.constant(alike)}, draws())['action'][0].numpy()
+    mode = method.policy({'state': alike}, None, 0)[0]
+    assert (mode == mode[:1]).all()
+    assert len(np.unique(action, axis=0)) == 16
+    assert np.abs(action - mode).max() > 0.1
 
 
 def test_rows_behind_an_end_are_not_in_the_pool(store):

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
 from ruamel.yaml import YAML
 
 from dreamerv2_base.envs import opengl
@@ -54,20 +53,10 @@ def closure(lines: list[str]) -> set[str]:
     return {name for name, _ in seen}
 
 
-@pytest.mark.parametrize(('name', 'versions'), [
-    ('tensorflow', '==2.19.1'),  # the last that renders beside Mesa
-    ('tf-keras', '==2.19.*'),  # TensorFlow's minor version
-    ('tensorflow-probability', '==0.25.0'),
-    ('numpy', '>=1.26,<2'),  # gym 0.26
-    ('dm-control', '==1.0.50'),  # this pair, mujoco 4 fails at every load
-    ('mujoco', '==3.17.0'),
-    ('gym', '==0.26.2'),
-    ('setuptools', '<81'),  # tensorboard imports pkg_resources
-    ('pandas', '<3'),  # rliable's arch
-    ('opencv-python-headless', '<5'),  # numpy 2
-])
-def test_locked_versions_are_those_that_were_measured(pins, name, versions):
-    assert pins[name] in SpecifierSet(versions)
+def test_locked_versions_are_those_that_were_measured(pins):
+    # Narrower than the requirements: the last that renders beside Mesa.
+    assert pins['tensorflow'] == '2.19.1'
+    assert pins['tensorflow-probability'] == '0.25.0'
 
 
 def test_exactly_one_package_per_import_name(pins):
@@ -94,12 +83,8 @@ def test_environment_yml_is_what_the_lock_gives(pins):
     assert written == expected, 'run: make environment.yml'
 
 
-def test_environment_yml_is_bound_to_the_lock(pins):
-    constraint, *lines = pip_part()
-    assert constraint == '-c requirements.lock'
-    for line in lines:
-        name, version = line.split('==')
-        assert pins[name] == version
+def test_environment_yml_is_bound_to_the_lock():
+    assert pip_part()[0] == '-c requirements.lock'
     conda = [entry for entry in environment()['dependencies']
              if isinstance(entry, str)]
     assert conda == ['python=3.11', 'pip']

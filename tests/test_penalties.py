@@ -74,9 +74,11 @@ def test_gradient_is_finite_where_all_members_agree(name, make):
     stoch = tf.zeros((B, S) if 'mean' in stats else (B, S, C))
     with tf.GradientTape() as tape:
         total = tf.reduce_sum(PENALTIES[name](stats, stoch))
-    for grad in tape.gradient(total, list(stats.values())):
-        if grad is not None:
-            assert np.isfinite(grad.numpy()).all()
+    found = [grad for grad in tape.gradient(total, list(stats.values()))
+             if grad is not None]  # means or deviations alone may count
+    assert found
+    for grad in found:
+        assert np.isfinite(grad.numpy()).all()
 
 
 def test_trap_3_doubling_deviations_doubles_mean_disagreement():

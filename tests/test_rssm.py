@@ -107,6 +107,24 @@ def test_state_is_carried_between_calls():
         whole['deter'][:, 2:], tail['deter'], atol=1e-6)
 
 
+@pytest.mark.parametrize(('name', 'function'), [
+    ('softplus', lambda raw: np.log1p(np.exp(raw))),
+    ('sigmoid', lambda raw: 1 / (1 + np.exp(-raw))),
+    ('sigmoid2', lambda raw: 2 / (1 + np.exp(-raw / 2)))])
+@pytest.mark.parametrize('floor', [0.1, 0.5])
+def test_deviations_of_gaussian_latents(name, function, floor):
+    """std = f(raw) + min_std. Spec section 2."""
+    rssm = EnsembleRSSM(Scope(0, 'rssm'), A, E, 1, 2, 6, 5, 0,
+                        std_act=name, min_std=floor)
+    raw = np.float32([[-2.0, 0.3], [1.0, 4.0]])
+    mean = np.float32([[5.0, 6.0], [7.0, 8.0]])
+    found = rssm._named(rssm._stats(tf.constant(
+        np.concatenate([mean, raw], 1))))
+    np.testing.assert_array_equal(found['mean'], mean)
+    np.testing.assert_allclose(
+        found['std'], function(raw) + floor, rtol=1e-5)
+
+
 def test_gaussian_std_has_its_floor():
     post, prior = observe(make(discrete=0), data())
     for state in (post, prior):

@@ -132,12 +132,11 @@ def test_unknown_target_entropy_is_a_user_error():
         make(target_entropy='auto')
 
 
-def test_trap_5_adam_with_an_uncorrected_epsilon():
-    agent = make()
-    agent._optimizers['alpha'].apply({'log_alpha': tf.constant(1e-6)})
-    root = np.sqrt(1e-3) * 1e-6
-    step = 3e-4 * np.sqrt(1e-3) / .1 * 1e-7 / (root + 1e-8)
-    np.testing.assert_allclose(-agent.log_alpha.numpy(), step, rtol=1e-4)
+def test_trap_5_adam_has_the_epsilon_of_its_settings():
+    # The published one: below. Where it is added: test_optimizer.py.
+    found = make(eps=0.25)._optimizers
+    assert {name: optimizer._eps for name, optimizer in found.items()} == {
+        'q': 0.25, 'policy': 0.25, 'alpha': 0.25}
 
 
 def test_acting():

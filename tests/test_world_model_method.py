@@ -1,0 +1,100 @@
+"""How the two phases draw, and how the policy acts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dreamerv2_base.noise import CounterDraws
+from dreamerv2_base.tf import tf
+from semopo_tf import settings
+from semopo_tf.agent import PenalizedAgent
+from semopo_tf.world_model_method import WorldModelMethod
+
+ACTIONS, COUNT, KEY = 3, 2, 7
+
+
+def make(**changes):
+    config, _ = settings.resolve(['--configs', 'debug', '--jit', 'eager'])
+    return WorldModelMethod(
+        config.update({'seed': 5, **changes}), None, ACTIONS)
+
+
+def draws_of(method, step):
+    return CounterDraws(
+        method.config.seed, 'act', tf.constant(KEY + step, tf.int64))
+
+
+def observation(step):
+    image = np.random.default_rng(step).integers(
+        0, 256, (COUNT, 64, 64, 3), np.uint8)
+    return {'image': image, 'is_first': np.full(COUNT, step == 0)}
+
+
+def by_hand(method, step, latent, action):
+    """One step with a state that is carried by hand."""
+    seen = observation(step)
+    return method.agent.act_step(
+        tf.constant(seen['image']), tf.constant(seen['is_first']),
+        {**latent, 'action': action}, draws_of(method, step))
+
+
+def test_the_policy_takes_the_mode_and_carries_its_state():
+    method = make()
+    rssm, actor = method.agent.world_model.rssm, method.agent.behavior.actor
+    latent, action = rssm.initial(COUNT), tf.zeros((COUNT, ACTIONS))
+    state, features = None, []
+    for step in range(3):
+        found, state = method.policy(observation(step), state, KEY)
+        action, latent = by_hand(method, step, latent, action)
+        np.testing.assert_allclose(found, action, rtol=1e-5, atol=1e-6)
+        for name, value in latent.items():
+            np.testing.assert_allclose(
+                state[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+        features.append(rssm.get_feat(latent))
+        np.testing.assert_array_equal(action, actor(features[-1]).mode())
+    # All three steps are told apart, by more than the rounding above.
+    assert np.abs(features[1] - features[0]).max() > 0.01
+    assert np.abs(features[2] - features[1]).max() > 0.01
+
+
+def test_what_was_done_counts_within_an_episode_alone():
+    method = make()
+    rssm = method.agent.world_model.rssm
+    latent = {name: tf.ones_like(value)
+              for name, value in rssm.initial(COUNT).items()}
+    acts = [sign * tf.ones((COUNT, ACTIONS)) for sign in (1, -1)]
+    for step, counts in ((0, False), (1, True)):
+        ends = [by_hand(method, step, latent, action)[1]['deter'].numpy()
+                for action in acts]
+        assert (np.abs(ends[0] - ends[1]).max() > 1e-3) == counts
+
+
+@pytest.mark.parametrize('mean', [False, True])
+def test_the_posterior_is_sampled_unless_told(mean):
+    """Spec section 9."""
+    method = make(eval_state_mean=mean)
+    rssm = method.agent.world_model.rssm
+    seen = observation(0)
+    found = [method.policy(seen, None, key)[1] for key in range(8)]
+    stoch = np.stack([state['stoch'].numpy() for state in found])
+    modes = np.stack([rssm.get_dist(state).mode() for state in found])
+    assert np.array_equal(stoch, modes) == mean
+    assert (stoch == stoch[:1]).all() == mean
+
+
+def test_draws_are_of_the_phase_the_update_and_the_seed(monkeypatch):
+    """What the phases give their updates, seen by updates that show it."""
+    def update(agent, batch, draws):
+        return {}, {'drawn': draws.uniform('x', ())}
+
+    for name in ('model_train', 'agent_train'):
+        monkeypatch.setattr(PenalizedAgent, name, update)
+
+    def drawn(seed):
+        return [float(phase.train({}, step)['drawn'])
+                for phase in make(seed=seed).phases() for step in (0, 1)]
+
+    found = drawn(5) + drawn(6)
+    assert len(set(found)) == len(found) == 8
+    assert drawn(5) == found[:4]
