@@ -10,14 +10,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dreamerv2_base.config import Config
 from dreamerv2_base.envs.dmc import DMC
 from dreamerv2_base.errors import UserError
 from semopo_tf.backgrounds import composite, faded, load_background
+
+if TYPE_CHECKING:  # children load this module, and no more than they use
+    from dreamerv2_base.config import Config
 
 
 @dataclass(frozen=True)

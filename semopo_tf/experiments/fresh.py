@@ -8,11 +8,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dreamerv2_base.config import Config
 from dreamerv2_base.envs.rollout import Rollout
 from semopo_tf.controllers import POLICIES
 from semopo_tf.environments import (
@@ -21,6 +20,9 @@ from semopo_tf.environments import (
     env_spec_from,
     make_env,
 )
+
+if TYPE_CHECKING:  # children load this module, and no more than they use
+    from dreamerv2_base.config import Config
 
 Arrays = dict[str, np.ndarray]
 
