@@ -62,11 +62,9 @@ class Parser(argparse.ArgumentParser):
 
 def _presets_and_keys() -> str:
     from semopo_tf import settings
-    presets = settings.presets()
-    keys = '\n'.join(f'  --{key} {value}' for key, value
-                     in presets.defaults.flat().items())
-    return (f'presets: {", ".join(presets.names)}\n\nkeys and their '
-            f'defaults (configs.yaml says what they mean):\n{keys}')
+    return (f'presets: {", ".join(settings.presets().names)}\n\nkeys and '
+            'their defaults, from configs.yaml; those in a group with its name '
+            f'in front, --group.key VALUE:\n\n{settings.defaults_text()}')
 
 
 def _add(commands: argparse._SubParsersAction, name: str, call: Command,

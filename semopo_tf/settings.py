@@ -77,6 +77,18 @@ def presets() -> Presets:
     return Presets.read(ROOT / 'configs.yaml')
 
 
+def defaults_text() -> str:
+    """The block of all keys as configs.yaml has it, with its comments."""
+    lines = (ROOT / 'configs.yaml').read_text().splitlines()
+    first = lines.index('defaults:') + 1
+    last = next(number for number in range(first, len(lines))
+                if lines[number] and not lines[number].startswith(' ')
+                and not lines[number].startswith('#'))
+    while lines[last - 1].startswith('#') or not lines[last - 1]:
+        last -= 1  # the comment of the block after it
+    return '\n'.join(lines[first:last]).strip('\n')
+
+
 def resolve(arguments: list[str]) -> tuple[Config, list[str]]:
     """Command line -> checked configuration and the names of its presets."""
     config, names = presets().parse(arguments)

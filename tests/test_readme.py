@@ -11,6 +11,7 @@ import sys
 import pytest
 
 import run
+from dreamerv2_base.config import Config, read_yaml
 from dreamerv2_base.errors import UserError
 from semopo_tf import settings
 from tests.helpers import ROOT
@@ -122,11 +123,15 @@ def test_help_is_there_at_once():
         assert 'usage: run.py' in done.stdout
 
 
-def test_help_of_a_configured_command_lists_keys():
+def test_help_of_a_configured_command_lists_keys(tmp_path):
     keys = COMMANDS['train',].format_help()
-    assert '--offline_lmbd ' in keys
-    assert 'presets: ' in keys
-    assert '--offline_lmbd ' not in COMMANDS['report',].format_help()
+    assert '  offline_lmbd: 5.0            # its weight' in keys
+    assert 'presets: dmc_vision, ' in keys
+    assert '  offline_lmbd:' not in COMMANDS['report',].format_help()
+    # The whole block, and none of the presets behind it.
+    (tmp_path / 'keys.yaml').write_text(keys.split('--group.key VALUE:\n')[1])
+    listed = Config(read_yaml(tmp_path / 'keys.yaml'))
+    assert listed.flat().keys() == settings.presets().defaults.flat().keys()
 
 
 def test_make_targets_exist():
