@@ -17,8 +17,27 @@ from typing import Any
 import numpy as np
 
 from dreamerv2_base.checkpoint import FORMAT, Checkpoints
+from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import read_record
+
+README = """A policy of {method} on {task}, exported by semopo_tf ({commit}).
+
+In a checkout of semopo_tf (its README says how to make the environment):
+
+    python run.py evaluate THIS_FOLDER --episodes 10 --video policy.mp4
+    python run.py report THIS_FOLDER
+
+In Python:
+
+    from semopo_tf.export import load_policy
+    method, _ = load_policy('THIS_FOLDER')
+    actions, state = method.policy(observation, state, key)
+
+observation: image uint8 [n, {side}, {side}, 3] and is_first bool [n]; state:
+None at first; key: any number, a new one for every episode; actions float32
+[n, {actions}] in [-1, 1], each held for {repeat} steps of the environment.
+"""
 
 # What a run leaves beside its checkpoints; what a run has not is left out.
 RECORDS = ('config.yaml', 'data.json', 'start.json', 'versions.json',
@@ -64,8 +83,20 @@ def export(run: Path, out: Path) -> Path:
     (place / 'state.json').write_text(json.dumps({
         **state, 'format': FORMAT, 'acting': True, 'pinned': True}, indent=1))
     (place / 'done').touch()
+    (partial / 'README.txt').write_text(_readme(
+        partial, config, data['action_size']))
     os.replace(partial, out)
     return out
+
+
+def _readme(folder: Path, config: Config, actions: int) -> str:
+    from semopo_tf import registry
+    path = folder / 'versions.json'
+    commit = read_record(path)['commit'] if path.exists() else None
+    return README.format(
+        method=registry.method_name(config), task=config.task,
+        commit=commit or 'of no commit', side=config.image_size,
+        actions=actions, repeat=config.action_repeat)
 
 
 def _portable(text: str) -> str:

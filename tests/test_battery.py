@@ -279,6 +279,9 @@ def test_exported_it_acts_the_same_and_no_more(name, runs, tmp_path):
         assert (out / record).read_bytes() == (
             run.folder / record).read_bytes()
     assert json.loads((out / 'data.json').read_text())['folders'] == ['data/a']
+    told = (out / 'README.txt').read_text()
+    assert f'A policy of {name} on dmc_walker_walk' in told
+    assert f'[n, {ACTIONS}] in [-1, 1]' in told
     with pytest.raises(UserError, match='it can only act'):
         export.expect_whole(out, state)
     with pytest.raises(UserError, match='expected a new folder'):
