@@ -266,3 +266,15 @@ def test_the_home_directory_is_meant(monkeypatch):
         ['--offline_dir', '~/a', 'b', '--logdir', '~/run'])
     assert config.offline_dir == ['/home/me/a', 'b']
     assert config.logdir == '/home/me/run'
+
+
+def test_every_group_of_keys_says_who_reads_it():
+    """A new method's group needs its row in inert.READERS."""
+    rows = [*(key for keys, _ in inert.READERS for key in keys),
+            *inert.NO_EFFECT, *inert.ONLINE_ONLY, *inert.OFFLINE_ONLY]
+    named = {key.split('.')[0] for key in rows}
+    groups = {key for key, value in settings.presets().defaults.items()
+              if isinstance(value, Config)}
+    assert len(groups) > 20
+    # Exploration by disagreement: `inert.warnings` names it as no part.
+    assert groups - named == {'expl_opt', 'expl_head', 'expl_reward_norm'}
