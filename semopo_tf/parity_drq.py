@@ -118,6 +118,9 @@ def replay(trace: Trace, changes: Mapping[str, Any]) -> Report:
 
     @functools.cache
     def doubt() -> Arrays:
+        if not report.agrees:  # losses or actions: more than rounding
+            return {name: np.zeros(()) for name in ours}
+
         def again(seed: int) -> Arrays:
             updates(_last_bits_changed(init, seed))
             return values_by_name(agent)
