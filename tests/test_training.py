@@ -221,3 +221,13 @@ def test_waiting_for_data_is_told_once(store, tmp_path, capsys):
             if 'waiting for data' in line]
     assert len(said) == 1
     assert '--cache_dir' in said[0]
+
+
+def test_a_run_goes_on_where_its_data_are_moved_to(store, tmp_path):
+    first = configured(tmp_path / 'run', '--offline_dir', 'here')
+    with RunFolder(first):
+        pass
+    with RunFolder(first.update({'offline_dir': ['there']})):
+        pass
+    with pytest.raises(UserError, match=r"1 changed: discount 0\.99 -> 0\.9;"):
+        RunFolder(first.update({'discount': 0.9}))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dreamerv2_base.errors import UserError
 from dreamerv2_base.noise import CounterDraws
 from dreamerv2_base.tf import tf
 from semopo_tf import settings
 from semopo_tf.agent import PenalizedAgent
+from semopo_tf.method import expect_frames
 from semopo_tf.world_model_method import WorldModelMethod
 
 ACTIONS, COUNT, KEY = 3, 2, 7
@@ -98,3 +100,14 @@ def test_draws_are_of_the_phase_the_update_and_the_seed(monkeypatch):
     found = drawn(5) + drawn(6)
     assert len(set(found)) == len(found) == 8
     assert drawn(5) == found[:4]
+
+
+@pytest.mark.parametrize(('image', 'found'), [
+    (np.zeros((2, 64, 64, 3), np.float32), r'float32 \[2, 64, 64, 3\]'),
+    (np.zeros((2, 84, 84, 3), np.uint8), r'uint8 \[2, 84, 84, 3\]'),
+    (np.zeros((64, 64, 3), np.uint8), r'uint8 \[64, 64, 3\]')])
+def test_frames_that_would_be_noise_are_refused(image, found):
+    with pytest.raises(UserError, match=rf'\[n, 64, 64, 3\], found {found}'):
+        expect_frames({'image': image}, 64)
+    with pytest.raises(UserError, match='policy: expected image'):
+        make().policy({'image': image, 'is_first': np.ones(2, bool)}, None, 1)
