@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Shown first, in this order; every other metric follows by name.
@@ -28,7 +30,12 @@ def curves(rows: Sequence[dict[str, Any]]) -> bytes:
         ORDER.index(n) if n in ORDER else len(ORDER), n))
     columns = min(4, max(1, len(names)))
     lines = max(1, math.ceil(len(names) / columns))
-    figure = Figure((3.1 * columns, 2.0 * lines), layout='constrained')
+    width, height = 3.1 * columns, 2.0 * lines
+    figure = Figure((width, height))
+    # Margins in inches: to have them fitted takes longer than the drawing.
+    figure.subplots_adjust(
+        left=.55 / width, right=1 - .1 / width, bottom=.3 / height,
+        top=1 - .25 / height, wspace=.6 / 2.5, hspace=.6 / 1.4)
     for number, name in enumerate(names):
         axes = figure.add_subplot(lines, columns, number + 1)
         points = [(row['step'], float(row[name])) for row in rows
@@ -37,14 +44,14 @@ def curves(rows: Sequence[dict[str, Any]]) -> bytes:
                   marker='.' if len(points) < 12 else None)
         axes.set_title(name, fontsize=8)
         axes.tick_params(labelsize=7)
+        axes.yaxis.get_offset_text().set_size(7)
         axes.grid(alpha=.3)
     return _svg(figure)
 
 
 def returns(data: Sequence[float], final: Sequence[float]) -> bytes:
     """Returns in the data as a histogram, final episodes as dots."""
-    figure = Figure((5, 3), layout='constrained')
-    axes = figure.add_subplot()
+    figure, axes = _single()
     if len(data):
         axes.hist(data, bins=min(30, max(5, len(data) // 2)), alpha=.6,
                   label=f'data ({len(data)} episodes)')
@@ -62,8 +69,7 @@ def returns(data: Sequence[float], final: Sequence[float]) -> bytes:
 
 def evaluations(episodes: Sequence[dict[str, Any]]) -> bytes:
     """Returns of evaluation episodes over the updates of their phase."""
-    figure = Figure((5, 3), layout='constrained')
-    axes = figure.add_subplot()
+    figure, axes = _single()
     if episodes:
         steps = [row['step'] for row in episodes]
         axes.plot(steps, [row['return'] for row in episodes], '.', alpha=.5)
@@ -79,7 +85,13 @@ def evaluations(episodes: Sequence[dict[str, Any]]) -> bytes:
     return _svg(figure)
 
 
+def _single() -> tuple[Figure, Axes]:
+    figure = Figure((5, 3))
+    return figure, figure.add_axes((.13, .16, .83, .81))
+
+
 def _svg(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format='svg', metadata={'Date': None})
+    with rc_context({'svg.fonttype': 'none'}):  # text, not its outlines
+        figure.savefig(buffer, format='svg', metadata={'Date': None})
     return buffer.getvalue()

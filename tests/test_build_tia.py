@@ -147,17 +147,22 @@ def test_where_sets_of_another_behaviour_lie(tmp_path, monkeypatch):
 # --------------------------------------------------------------- the walker
 
 
-# One fast test needs it: two would have two workers train it twice.
 @pytest.fixture(scope='module')
-def walker(tmp_path_factory):
-    """random and medium, of one run."""
+def random(tmp_path_factory):
     folder = tmp_path_factory.mktemp('walker')
-    return folder, make(folder, 'walker_walk', (
-        ('random', 2, None), ('medium', 3, (-10.0, 20.0))))
+    return folder, make(folder, 'walker_walk', [('random', 2, None)])
 
 
-def test_states_are_those_of_the_run_and_frames_what_it_saw(walker):
-    folder, _ = walker
+@pytest.fixture(scope='module')
+def walker(random):
+    """random and medium, of one run."""
+    folder, manifests = random
+    return folder, manifests | make(
+        folder, 'walker_walk', [('medium', 3, (-10.0, 20.0))])
+
+
+def test_states_are_those_of_the_run_and_frames_what_it_saw(random):
+    folder, _ = random
     run, states, frames = (sorted((folder / name).glob('*.npz')) for name in (
         'buffer/run/episodes', 'buffer/episodes', 'random'))
     assert len(run) == len(states) == len(frames) == 2

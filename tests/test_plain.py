@@ -11,7 +11,7 @@ from dreamerv2_base.tf import compiled, tf
 from semopo_tf import doctor, settings
 from semopo_tf.agent import PenalizedAgent
 
-B, T, A = 2, 4, 3
+B, T, A = 2, 3, 3
 GRAPHS = {  # switches that have no effect without a graph, and all at once
     'scan': ('--scan', 'unroll'),
     'everything': ('--configs', 'debug', 'plain'),
@@ -21,7 +21,7 @@ EAGERLY = {  # the others: tracing takes longer by far than the update
     'actor_passes': ('--actor_passes', 'twice'),
 }
 OF_THE_MODEL = {  # … which the policy phase does not know
-    'slice_frames': ('--slice_frames', '3'),
+    'slice_frames': ('--slice_frames', '4'),
     'backward': ('--jit', 'eager', '--backward', 'separate'),
     'pixel': ('--jit', 'eager', '--pixel', 'convolution'),
 }
@@ -29,7 +29,8 @@ OF_THE_MODEL = {  # … which the policy phase does not know
 
 def run(*flags, phases=('model', 'agent')):
     """Metrics and weights after one update of each phase."""
-    config, _ = settings.resolve(['--configs', 'debug', *flags])
+    config, _ = settings.resolve(
+        ['--configs', 'debug', *flags, '--imag_horizon', '2'])
     agent = PenalizedAgent(config, (64, 64, 3), A)
     data = {key: tf.constant(value) for key, value in doctor.fake_batch(
         np.random.default_rng(0), B, T, 64, A).items()}

@@ -17,7 +17,7 @@ from dreamerv2_base.checkpoint import Checkpoints
 from tests.helpers import ROOT, make_folder
 
 FLAGS = ('--configs', 'debug', '--jit', 'eager', '--task', 'dmc_walker_walk',
-         '--offline_model_train_steps', '10', '--steps', '4',
+         '--offline_model_train_steps', '6', '--steps', '4',
          '--imag_horizon', '2', '--time_limit', '16',
          '--offline_video_every', '0', '--agent_train_steps', '4',
          '--save_updates', '2', '--log_updates', '3')
@@ -88,7 +88,7 @@ def killed_run(data: Path, folder: Path, kills: int, seed: int) -> list[str]:
         else:  # some time after something new was saved
             hit = wait_for(
                 lambda before=before: set(ckpt.glob('0*')) - before, process)
-            time.sleep(rng.uniform(0, 1.5))
+            time.sleep(rng.uniform(0, .5))
             moment = 'after a checkpoint'
         if process.poll() is not None and not hit:
             break
