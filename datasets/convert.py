@@ -3,7 +3,7 @@
 npz files, V-D4RL's hdf5 (one file or several), mapped arrays and Minari's
 data sets, each to each. Episodes go through one at a time, whole, with all
 their keys, types and names. Frames stay as they are unless a size is given
-(spec of the baselines 9.5): bicubic to a larger one, as V-D4RL's converter
+(baselines 9.5): bicubic to a larger one, as V-D4RL's converter
 does from 64 to 84; averaging over areas to a smaller one, which is our choice.
 """
 

@@ -1,6 +1,6 @@
 """What a set looks like: `run.py data describe`, one HTML page of its own.
 
-Returns, frames, actions and their entropy (spec of the baselines 10.6).
+Returns, frames, actions and their entropy (baselines 10.6).
 """
 
 from __future__ import annotations

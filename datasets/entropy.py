@@ -1,4 +1,4 @@
-"""Entropy of actions, two estimators (spec of the baselines 10.6 a and b).
+"""Entropy of actions, two estimators (baselines 10.6 a and b).
 
 Of all rows alike, or each weighted by how often it was drawn.
 """

@@ -1,6 +1,6 @@
 """V-D4RL's hdf5 files: episodes end to end, images channels first.
 
-Spec of the baselines 9.5: `observation` uint8 [N, 3, H, W], `action` [N, A],
+Baselines 9.5: `observation` uint8 [N, 3, H, W], `action` [N, A],
 `reward`, `discount` and `step_type` [N] (0 first, 1 mid, 2 last). A set may
 be split into several files, shards. What these keys cannot say about an
 episode of ours lies beside them under its own name, so nothing is lost.

@@ -3,7 +3,7 @@
 The published sets were collected with TIA; here policies learn from simulator
 states unless told otherwise (`by`), which is V-D4RL's way and much faster. Car
 Racing has no simulator states to learn or render from: there it is TIA. Which
-episodes make a level is inferred from Table 3 (spec of the baselines 6.6): two
+episodes make a level is inferred from Table 3 (baselines 6.6): two
 thresholds on returns in the training run, and one frozen policy.
 """
 

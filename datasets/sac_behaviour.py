@@ -6,7 +6,7 @@ the round's number. After each round a checkpoint is written, so a build that
 was killed goes on with the round it was in, and ends in the same files.
 
 Training stops at the policy whose episodes lie around the middle of the band
-of the medium level (spec of the baselines 6.6); that policy is frozen.
+of the medium level (baselines 6.6); that policy is frozen.
 """
 
 from __future__ import annotations

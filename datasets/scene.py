@@ -1,6 +1,6 @@
 """What is behind the robot: seen in the frames alone.
 
-Spec of the baselines 9.2 and traps 15 and 16: a set collected in the scene of
+Baselines 9.2 and traps 15 and 16: a set collected in the scene of
 DBC and TIA keeps a grey checkered floor, a dark band right across the frame,
 while in the stock scene the videos cover the floor too; and grayscale videos
 have equal colour channels, colour videos do not.

@@ -1,4 +1,4 @@
-"""Which episodes of a training run make a set. Spec of the baselines 6.6."""
+"""Which episodes of a training run make a set. Baselines 6.6."""
 
 from __future__ import annotations
 

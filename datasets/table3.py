@@ -1,7 +1,7 @@
 """Returns of LQV-D4RL's episodes, as far as this project knows Table 3.
 
 Known are the extremes that the selection by return bands and the normalised
-score rest on (spec of the baselines 6.6, 10.1 and 10.6). The other numbers of
+score rest on (baselines 6.6, 10.1 and 10.6). The other numbers of
 the table were not at hand when this was written: they are None, are printed
 as "not known here", and are compared as soon as someone fills them in.
 """

@@ -13,7 +13,13 @@ from dreamerv2_base.nets import Scope
 from dreamerv2_base.noise import CounterDraws, Draws
 from dreamerv2_base.rssm import State
 from dreamerv2_base.tf import compute_dtype, tf
-from dreamerv2_base.world_model import Batch, Metrics, Outputs, WorldModel
+from dreamerv2_base.world_model import (
+    Batch,
+    Metrics,
+    Outputs,
+    WorldModel,
+    flatten_time,
+)
 
 
 class Agent(tf.Module):
@@ -64,9 +70,9 @@ class Agent(tf.Module):
     def behave(self, post: State, batch: Batch, draws: Draws,
                joint: bool = False) -> tuple[Outputs, Metrics]:
         """Actor-critic update from all T posteriors of each chunk."""
-        start = {key: tf.stop_gradient(_flatten(value))
+        start = {key: tf.stop_gradient(flatten_time(value))
                  for key, value in post.items()}
-        terminal = _flatten(batch['is_terminal'])
+        terminal = flatten_time(batch['is_terminal'])
         reward = self.model_reward if joint else self.reward
         return self.behavior.train(
             self.world_model, start, reward, draws, terminal)
@@ -135,8 +141,3 @@ class Agent(tf.Module):
             tf.convert_to_tensor(observation['image']),
             tf.convert_to_tensor(observation['is_first']), state, explore)
         return action.numpy(), state
-
-
-def _flatten(x: tf.Tensor) -> tf.Tensor:
-    """[B, T, ...] -> [B·T, ...]."""
-    return tf.reshape(x, (-1, *x.shape[2:]))

@@ -44,8 +44,9 @@ class Live(Mapping[str, np.ndarray]):
 
 
 def is_weight(name: str) -> bool:
-    """Whether a variable of this full name belongs to a network: neither to
-    an optimizer nor to a loss scale."""
+    """Whether a variable of this full name is a network's, or a number kept
+    beside one (λ, the reward's norm, a counter of updates): neither an
+    optimizer's nor a loss scale's."""
     return not any(part == 'optimizer' or part.endswith('loss_scale')
                    for part in name.split('/'))
 

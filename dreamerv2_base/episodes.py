@@ -1,6 +1,6 @@
 """Episodes on disk: reading and writing `.npz` files. Spec section 1.
 
-Two layouts exist (spec of the baselines 9.4): DreamerV2's with is_first,
+Two layouts exist (baselines 9.4): DreamerV2's with is_first,
 is_last and is_terminal, and the older one of Dreamer and TIA with `discount`
 alone and, at half precision, float16 rewards. Both are read; the first is
 written. Nothing is ever unpickled.

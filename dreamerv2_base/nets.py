@@ -356,7 +356,6 @@ class ConvDecoder(tf.Module):
         super().__init__()
         _plain_norm(norm)
         self._act = activation(act)
-        self._channels = channels
         self._start = Dense(scope / 'convin', inputs, 32 * cnn_depth)
         depth, self._layers = 32 * cnn_depth, []
         count = len(cnn_kernels)

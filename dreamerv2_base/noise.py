@@ -2,9 +2,10 @@
 
 A draw is a pure function of (seed, stream, site, counter): the same run from
 the same seed gives the same numbers on resume, whatever happened in between.
-`stream` names a phase, `site` the place in the computation, `counter` the
-update. Recorded draws take the place of ours in parity tests. Which data a
-batch holds (orders, rings, bootstraps) is drawn with `replay.batch_generator`.
+`stream` names what is drawn for (a phase, films, acting), `site` the place in
+the computation, `counter` the update. Recorded draws take the place of ours in
+parity tests. What NumPy draws comes from `generator`, the chunks of a batch
+from `replay.batch_generator`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def fold(seed: int, *names: str | int) -> int:
 
 
 def generator(seed: int, *names: str | int) -> np.random.Generator:
-    """A NumPy generator for one named purpose (initial values)."""
+    """A NumPy generator for one named purpose: first weights, prefill, …"""
     return np.random.default_rng(fold(seed, *names))
 
 

@@ -75,8 +75,9 @@ class Plan:
         return max(1, round(decisions / self.train_every * self.train_steps))
 
     def passes(self, update: int, every: int) -> int | None:
-        """The multiple of `every` decisions that has been passed when an
-        update is done; None unless it is the first update to be so."""
+        """The largest multiple of `every` decisions that the turn reached
+        which ends with this update; None where no turn ends, or none was
+        reached in it."""
         now = self.decisions(update) // every
         last = self.decisions(update + 1) > self.decisions(update) or (
             update + 1 == self.updates)

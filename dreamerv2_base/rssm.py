@@ -330,7 +330,8 @@ class EnsembleRSSM(tf.Module):
         L = (1−b) max(mean KL(q ‖ sg p), free) + b max(mean KL(sg q ‖ p),
         free), the mean over batch and time taken before the max (`free_avg`).
 
-        Returns: the loss [] and KL(q ‖ p) per element [B, T].
+        Returns: the loss [] and the KL per element [B, T]: KL(q ‖ p), with
+        `forward` KL(p ‖ q).
         """
         q, p = self.get_dist(post), self.get_dist(prior)
 

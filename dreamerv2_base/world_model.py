@@ -11,7 +11,13 @@ from typing import Any
 from dreamerv2_base.config import Config
 from dreamerv2_base.distributions import UnitNormal
 from dreamerv2_base.errors import UserError
-from dreamerv2_base.nets import MLP, ConvDecoder, Encoder, Scope
+from dreamerv2_base.nets import (
+    MLP,
+    ConvDecoder,
+    Encoder,
+    Scope,
+    variables_by_name,
+)
 from dreamerv2_base.noise import Draws
 from dreamerv2_base.optimizer import LossScale, Optimizer
 from dreamerv2_base.rssm import EnsembleRSSM, State
@@ -43,13 +49,13 @@ class WorldModel(tf.Module):
                  action_size: int, scope: Scope):
         super().__init__()
         self.config, self.image, self.action_size = config, image, action_size
-        self.scope, self.dtype = scope, scope.dtype
+        self.dtype = scope.dtype
         self.encoder = self._encoder(scope / 'encoder')
         self.rssm = self._rssm(scope / 'rssm')
         self.heads = {'reward': self._head(scope, 'reward')}
         if config.pred_discount:
             self.heads['discount'] = self._head(scope, 'discount')
-        self._build_decoders(scope)
+        self._build_parts(scope)
         unknown = set(config.grad_heads) - {
             'decoder', 'reward', 'discount', 'none'}
         if unknown:
@@ -258,7 +264,8 @@ class WorldModel(tf.Module):
                            settings.cnn_depth, settings.cnn_kernels,
                            settings.act, settings.norm, self.config.pixel)
 
-    def _build_decoders(self, scope: Scope) -> None:
+    def _build_parts(self, scope: Scope) -> None:
+        """What a world model has besides encoder, RSSM and heads."""
         self.decoder = self.decoder_of(scope / 'heads' / 'decoder')
 
     def _build_optimizers(self, scope: Scope) -> None:
@@ -278,7 +285,6 @@ class WorldModel(tf.Module):
 
 def optimizer_of(scope: Scope, name: str, modules, settings) -> Optimizer:
     """An optimizer over all variables of `modules`."""
-    from dreamerv2_base.nets import variables_by_name
     return Optimizer(scope, name, variables_by_name(*modules), **settings)
 
 
@@ -342,9 +348,15 @@ def film(video: tf.Tensor) -> tf.Tensor:
     return tf.reshape(frames, (length, height, batch * width, channels))
 
 
+def flatten_time(x: tf.Tensor) -> tf.Tensor:
+    """[B, T, ...] -> [B·T, ...]."""
+    return tf.reshape(x, (-1, *x.shape[2:]))
+
+
 def _image_only(settings) -> None:
     found = (settings.mlp_keys, settings.cnn_keys)
     if found != ('$^', 'image'):
         raise UserError(
             "encoder and decoder: expected mlp_keys '$^' and cnn_keys "
-            f"'image' (the observations are images), found {found}")
+            f"'image' (the observations are images), found {found}; leave "
+            'these keys out')

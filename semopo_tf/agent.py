@@ -1,7 +1,7 @@
 """SeMOPO's agent: DreamerV2 with a penalised reward in a frozen model.
 
-Equation (2) of the paper and spec sections 6 and 7. With one stream it is
-Offline DV2 (spec of the baselines, section 1).
+Equation (2) of the paper and spec sections 6 and 7. With one stream and a
+penalty it is Offline DV2 (baselines 1).
 """
 
 from __future__ import annotations

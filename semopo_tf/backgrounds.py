@@ -1,6 +1,6 @@
 """Videos behind the robot: a folder of them, or a drawn one.
 
-Spec of the baselines 9.1. A background is an array of frames uint8
+Baselines 9.1. A background is an array of frames uint8
 [N, height, width, C], C = 1 for grayscale; an environment starts anywhere in
 it at each reset and moves on by one frame per action, cyclically.
 """

@@ -15,6 +15,7 @@ NO_ROOM = ('memory: expected room for an update, found the device full; give '
            '(--offline_model_dataset.batch, --drq.batch_size); what was saved '
            'stays')
 INTERRUPTED = 130  # the shell's exit code for Ctrl-C
+NOT_FINITE = 3  # the exit code of a loss that is not finite
 
 
 def train(arguments: list[str]) -> int:
@@ -68,7 +69,7 @@ def train_run(config: Config, names: list[str], notes: list[str],
                 return INTERRUPTED
             except training.NotFinite as error:
                 print(f'error: {error}', file=sys.stderr)
-                return 3
+                return NOT_FINITE
             except tf.errors.ResourceExhaustedError:
                 raise UserError(NO_ROOM) from None
             page = report.write_report(run.path)
@@ -203,7 +204,7 @@ def open_data(config: Config) -> Any:
 def shortest_episode(config: Config) -> int:
     """Rows that every episode must have: a chunk of each phase.
 
-    LOMPO pads and masks shorter ones (spec of the baselines 2.3), so there
+    LOMPO pads and masks shorter ones (baselines 2.3), so there
     one transition is enough.
     """
     if registry.method_name(config) == 'lompo':

@@ -66,9 +66,9 @@ class Schedule:
     loaded: int
     collapsed: int = 0
 
-    def frozen(self, step: int) -> Schedule:
-        """The window that the last of `step` updates had, kept."""
-        final = self.window(max(step - 1, 0))
+    def frozen(self, updates: int) -> Schedule:
+        """The window that the last of `updates` updates had, kept."""
+        final = self.window(max(updates - 1, 0))
         return replace(self, window=lambda _: final)
 
     def describe(self, updates: int) -> dict[str, Any]:

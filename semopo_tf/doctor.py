@@ -18,7 +18,7 @@ from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
 from semopo_tf import memory, registry, settings
 
-# The set that was tried together (spec of the environment).
+# The set that was tried together (requirements.lock).
 TESTED = {'tensorflow': '2.19.1', 'tensorflow-probability': '0.25.0',
           'tf-keras': '2.19.0', 'numpy': '1.26.4', 'dm-control': '1.0.50',
           'mujoco': '3.17.0', 'gym': '0.26.2', 'ruamel-yaml': '0.19.1',
@@ -134,7 +134,8 @@ def check_renderer(config: Config, found: Findings) -> None:
 
 
 def check_speed(config: Config, devices: list[str], found: Findings) -> int:
-    """One model and one policy update at 1/16 of the batch, timed.
+    """One model and one policy update, timed; without a GPU at 1/16 of the
+    batch.
 
     Returns the number of weights.
     """

@@ -62,7 +62,8 @@ def env_spec_from(config: Config) -> EnvSpec:
 
 
 def make_env(spec: EnvSpec) -> Any:
-    """`dmc_TASK` as it is, `dmcdrv_TASK` with videos behind, `car_racing`.
+    """`dmc_TASK` as it is, `dmcdrv_TASK` with videos behind, `car_racing`,
+    `state_…` for MOPO.
 
     Raises UserError for another name, and when videos or OpenGL are missing.
     """

@@ -31,7 +31,7 @@ def evaluation_spec(config) -> EnvSpec:
     """The environment in which a configuration's policies are evaluated.
 
     A method that collects its data is shown other videos than it was trained
-    on: its evaluation has a video buffer of its own (spec of the baselines
+    on: its evaluation has a video buffer of its own (baselines
     6.4), the files of `video_dir` in another order. A folder with fewer
     frames than `video_frames` has no others to show, and there is but one
     drawn drive (`procedural`), so that only where it starts is new.
@@ -62,8 +62,7 @@ class Evaluator:
         """
         found = self.play(method, episodes, key, keep=('image',))
         rows = [{'return': float(e.total), 'length': int(e.length),
-                 'background': e.background, 'attempts': int(e.attempts)}
-                for e in found]
+                 'background': e.background} for e in found]
         frames = found[0].arrays.get('image') if found else None
         return Evaluation(rows, frames)
 

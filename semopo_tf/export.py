@@ -50,7 +50,7 @@ def export(run: Path, out: Path) -> Path:
 
     The weights are the run's own, bit for bit, compressed; paths in the
     records become relative to the present folder. Raises UserError when `out`
-    exists, and for a method that has no policy of its own network.
+    exists, and for a method without `acting()`.
     """
     from semopo_tf import commands, registry
     config = commands.run_config(run)

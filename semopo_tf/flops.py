@@ -7,6 +7,7 @@ the matrix products and convolutions of the fast formulation must do.
 from __future__ import annotations
 
 from dreamerv2_base.config import Config
+from semopo_tf.settings import exo_only_weight
 
 BACKWARD = 3  # forward, gradient of the inputs, gradient of the weights
 
@@ -18,6 +19,7 @@ def model_update(config: Config, frames: int, actions: int,
     `plain`: as the preset of that name does it: all K heads at each step,
     and a second backward pass through the joint decoder (whose gradient
     TensorFlow's graph optimizer recognises as the first one's, and drops).
+    Not counted: the inner updates of the exogenous reward head.
     """
     streams = 2 if config.separate_wm else 1
     feat, head = _feat(config), _head(config)
@@ -27,7 +29,7 @@ def model_update(config: Config, frames: int, actions: int,
     if config.separate_wm:
         joint = 2 * decoder(config.decoder.cnn_depth, feat, 6)
         per_frame, again = per_frame + joint, (BACKWARD - 1) * joint
-        if config.exo_only_decoder and config.disen_scales.disen_only:
+        if exo_only_weight(config):
             per_frame += decoder(config.decoder.cnn_depth, feat, 3)
     else:
         per_frame += decoder(config.decoder.cnn_depth, feat, 3)

@@ -98,10 +98,12 @@ def warnings(config: Config, given: Mapping[str, object] | None = None,
              ) -> list[str]:
     """What a user should know before the run starts: flags without effect.
 
-    `given` holds the keys set on the command line; others are not named.
-    Each key is named once.
+    `given` holds the keys (or groups, or regexes of keys) set on the command
+    line; others are not named. Each key is named once.
     """
-    named = [key for key in config.flat() if below(key, given or {})]
+    flags = [*(given or {})]
+    known = {*flags, *(key for flag in flags for key in config.matching(flag))}
+    named = [key for key in config.flat() if below(key, known)]
     notes: dict[str, str] = {}
     for key, note in _reasons(config, named):
         notes.setdefault(key, note)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from dreamerv2_base.config import Config
 from semopo_tf.registry import method_name
+from semopo_tf.settings import exo_only_weight
 
 GIB = 2 ** 30
 ENCODER_SIZES = (31, 14, 6, 2)     # feature maps of a 64-pixel image
@@ -152,7 +153,7 @@ def _decoder_elements(config: Config) -> int:
     if not config.separate_wm:
         return maps(3)
     both = 2 * maps(6) + 64 * 64 * (6 + 1 + 3)
-    return both + (maps(3) if config.exo_only_decoder else 0)
+    return both + (maps(3) if exo_only_weight(config) else 0)
 
 
 def _recurrent_elements(config: Config) -> int:

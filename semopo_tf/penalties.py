@@ -1,7 +1,7 @@
-"""Uncertainty of the ensemble: one function per row of the table.
+"""Uncertainty of the ensemble: one function per penalty of spec section 7.
 
 Each maps the statistics of K prior heads to u [...], one number per state.
-Spec section 7; golden values G4 of the baselines' specification.
+Golden values G4 of the baselines' specification.
 Statistics: {'logit': [K, ..., S, C]} for categorical latents (μ = class
 probabilities), {'mean', 'std': [K, ..., S]} for Gaussian ones. `stoch` is the
 state that was drawn, [..., S, C] or [..., S].
@@ -64,7 +64,7 @@ def max_pairwise(stats: Stats, stoch: tf.Tensor) -> tf.Tensor:
         safe_sqrt(tf.reduce_sum((means[i] - means[j]) ** 2, axes))
         for i in range(means.shape[0]) for j in range(i)]
     if not distances:
-        return tf.zeros(means.shape[1:means.shape.rank + axes[0]])
+        return _zeros(stats)
     return tf.reduce_max(tf.stack(distances), 0)
 
 
@@ -76,8 +76,7 @@ def ensemble_variance(stats: Stats, stoch: tf.Tensor) -> tf.Tensor:
 
 def none(stats: Stats, stoch: tf.Tensor) -> tf.Tensor:
     """No penalty."""
-    return tf.zeros(stats['logit' if 'logit' in stats else 'mean'].shape[
-        1:-2 if 'logit' in stats else -1])
+    return _zeros(stats)
 
 
 PENALTIES: dict[str, Callable[[Stats, tf.Tensor], tf.Tensor]] = {
@@ -111,6 +110,10 @@ def penalty_by_name(name: str) -> Callable[[Stats, tf.Tensor], tf.Tensor]:
             f'offline_penalty_type: expected one of {", ".join(known)}, '
             f'found {name!r}; set --offline_penalty_type disagreement')
     return PENALTIES[name]
+
+
+def _zeros(stats: Stats) -> tf.Tensor:
+    return tf.zeros_like(tf.reduce_sum(_means(stats)[0], _latent_axes(stats)))
 
 
 def _means(stats: Stats) -> tf.Tensor:

@@ -1,6 +1,6 @@
 """Soft actor-critic on state vectors: for MOPO and for behaviour policies.
 
-Spec of the baselines, section 8.3. A Gaussian policy squashed by tanh, two
+Baselines 8.3. A Gaussian policy squashed by tanh, two
 critics with targets, a learned temperature. Nothing here knows where a batch
 comes from.
 """
@@ -41,7 +41,7 @@ class SAC(tf.Module):
                  scope: Scope):
         super().__init__()
         self.settings = settings
-        self.state_size, self.action_size = state_size, action_size
+        self.action_size = action_size
         self.target_entropy = target_entropy(settings, action_size)
         self.policy = self._network(
             scope / 'policy', state_size, 2 * action_size)

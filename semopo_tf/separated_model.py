@@ -24,10 +24,12 @@ from dreamerv2_base.world_model import (
     apply_all,
     compared,
     film,
+    flatten_time,
     gradients,
     open_loop,
     optimizer_of,
 )
+from semopo_tf.settings import exo_only_weight
 
 
 class MaskDecoder(tf.Module):
@@ -119,42 +121,37 @@ class SeparatedWorldModel(WorldModel):
             image = self.image_loss(
                 lambda endo, exo: self.decoder(endo, exo)['joint'],
                 outputs['feat'], exo_feat, image=data['image'])
+            # Before ℓ_r−, which takes the updated R−.
             with tape.stop_recording():
                 found, head_grads = self.train_exogenous_head(exo_feat, data)
             metrics.update(found)
-            exo.update(self.dissociation_loss(exo_feat, data, metrics))
-            shared = float(self.config.loss_scales.get('image', 1.0)) * image
+            dissociation, found = self.dissociation_loss(exo_feat, data)
+            metrics.update(found)
+            exo.update(dissociation)
             endo_loss, exo_loss = self.weighted(endo), total([*exo.values()])
-            scaled = [self.loss_scale.scale(loss + shared)
-                      for loss in (endo_loss, exo_loss)] if apart else (
-                self.loss_scale.scale(endo_loss + exo_loss + shared))
-        if apart:
-            grads = self._two_passes(tape, *scaled)
-        else:
-            grads = gradients(
-                tape, scaled, self.optimizer, self.exo_optimizer)
+            # As the released code takes them, the joint decoder's gradient
+            # comes out of both passes, and is the same.
+            losses = [endo_loss + image, exo_loss + image] if apart else [
+                endo_loss + exo_loss + image]
+            scaled = [self.loss_scale.scale(loss) for loss in losses]
+        groups = [[self.optimizer], [self.exo_optimizer]] if apart else [
+            [self.optimizer, self.exo_optimizer]]
+        grads = {}
+        for loss, optimizers in zip(scaled, groups, strict=True):
+            grads.update(gradients(tape, loss, *optimizers))
+        del tape  # it may be persistent, and then holds every activation
         applied, clipped = apply_all(
             self.loss_scale, grads, [self.optimizer, self.exo_optimizer])
         metrics.update(applied, image_loss=image,
-                       model_loss=endo_loss + shared,
-                       disen_loss=exo_loss + shared)
+                       model_loss=endo_loss + image,
+                       disen_loss=exo_loss + image)
         outputs['grad_clipped'] = {**clipped, **head_grads}
         return outputs, metrics
 
-    def _two_passes(self, tape: tf.GradientTape, endo_loss: tf.Tensor,
-                    exo_loss: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Gradients as the released code takes them: one pass per loss.
-
-        The joint decoder's gradient comes out of both, and is the same.
-        """
-        endo = gradients(tape, endo_loss, self.optimizer)
-        exo = gradients(tape, exo_loss, self.exo_optimizer)
-        del tape  # it is persistent: it holds every activation
-        return {**endo, **exo}
-
     def endogenous_losses(self, data: Batch, draws: Draws,
                           ) -> tuple[dict[str, tf.Tensor], Outputs, Metrics]:
-        """L_kl+ and −ℓ_r (equation 6's endogenous terms without ℓ_img)."""
+        """L_kl+ and −ℓ_r: the endogenous terms of section 3.3's objective
+        but ℓ_img. Also the outputs and metrics."""
         embed, post, prior = self.filter(data, draws.scope('endo'))
         kl_loss, kl = self.rssm.kl_loss(post, prior, **self.config.kl)
         feat = self.rssm.get_feat(post)
@@ -167,7 +164,8 @@ class SeparatedWorldModel(WorldModel):
 
     def exogenous_losses(self, data: Batch, draws: Draws,
                          ) -> tuple[dict[str, tf.Tensor], tf.Tensor, Metrics]:
-        """L_kl− and −w ℓ_exo-only, the exogenous features and metrics.
+        """kl_disen · L_kl− and −w ℓ_exo-only, the exogenous features and
+        metrics.
 
         The released computation applies the weight c twice, to the likelihood
         and to the loss: w = c². The paper has no such term (c = 0).
@@ -183,10 +181,10 @@ class SeparatedWorldModel(WorldModel):
                 self.exo_rssm.get_dist(prior).entropy()),
             'disen/post_ent': tf.reduce_mean(
                 self.exo_rssm.get_dist(post).entropy())}
-        if self._exo_only_weight:
+        weight = exo_only_weight(self.config)
+        if weight:
             alone = self.image_loss(
                 self.exo_only_decoder, feat, image=data['image'])
-            weight = self._exo_only_weight
             losses['exo_only'] = weight ** 2 * alone
             metrics['disen/disen_only_image_loss'] = weight * alone
         return losses, feat, metrics
@@ -214,10 +212,10 @@ class SeparatedWorldModel(WorldModel):
         """
         data = self.preprocess(batch)
         _, post, _ = self.filter(data, draws.scope('endo'), learn=False)
-        before = {key: _rows(value[:, :-1]) for key, value in post.items()}
-        after = {key: _rows(value[:, 1:]) for key, value in post.items()}
+        before = {key: flatten_time(x[:, :-1]) for key, x in post.items()}
+        after = {key: flatten_time(x[:, 1:]) for key, x in post.items()}
         action = data['action'][:, 1:]
-        own, other = (self.rssm.surprise(before, _rows(taken), after)
+        own, other = (self.rssm.surprise(before, flatten_time(taken), after)
                       for taken in (action, tf.roll(action, 1, 0)))
         return tf.reduce_mean(other - own)
 
@@ -244,16 +242,17 @@ class SeparatedWorldModel(WorldModel):
         return {'disen_reward_loss': loss, **metrics}, clipped
 
     def dissociation_loss(self, feat: tf.Tensor, data: Batch,
-                          metrics: Metrics) -> dict[str, tf.Tensor]:
-        """+ λ_R ℓ_r−: latents that cannot predict the reward."""
+                          ) -> tuple[dict[str, tf.Tensor], Metrics]:
+        """+ λ_R ℓ_r− of features [B, T, F]: latents that cannot predict the
+        reward; nothing with weight 0."""
         weight = self.config.disen_scales.reward
         if not weight:
-            return {}
+            return {}, {}
         dist = self.exo_heads['reward'](self._reach('reward', feat))
         likelihood = tf.reduce_mean(dist.log_prob(data['reward']))
         # Divided by its weight as in the released log, where it is −inf at 0.
-        metrics['disen/disen_reward_loss'] = likelihood / weight
-        return {'reward': weight * likelihood}
+        return {'reward': weight * likelihood}, {
+            'disen/disen_reward_loss': likelihood / weight}
 
     # What a person looks at.
 
@@ -282,7 +281,7 @@ class SeparatedWorldModel(WorldModel):
 
     # Construction.
 
-    def _build_decoders(self, scope: Scope) -> None:
+    def _build_parts(self, scope: Scope) -> None:
         self.exo_encoder = self._encoder(scope / 'exo_encoder')
         self.exo_rssm = self._rssm(scope / 'exo_rssm')
         self.exo_heads = {'reward': MLP(
@@ -292,7 +291,7 @@ class SeparatedWorldModel(WorldModel):
         self.decoder = self.decoder_type(
             scope, self.decoder_of(scope / 'endo_decoder', channels),
             self.decoder_of(scope / 'exo_decoder', channels))
-        if self._exo_only_weight:
+        if exo_only_weight(self.config):
             self.exo_only_decoder = self.decoder_of(
                 scope / 'exo_only_decoder')
 
@@ -300,7 +299,7 @@ class SeparatedWorldModel(WorldModel):
         config = self.config
         super()._build_optimizers(scope)
         modules = [self.exo_encoder, self.exo_rssm, self.decoder]
-        if self._exo_only_weight:
+        if exo_only_weight(self.config):
             modules.append(self.exo_only_decoder)
         self.exo_optimizer = optimizer_of(
             scope, 'disen', modules, config.model_opt)
@@ -312,20 +311,8 @@ class SeparatedWorldModel(WorldModel):
         self.exo_head_scale = LossScale(scope / 'exo_head_loss_scale')
 
     @property
-    def _exo_only_weight(self) -> float:
-        """c of the exogenous-only term; 0 in the paper."""
-        if not self.config.exo_only_decoder:
-            return 0.0
-        return self.config.disen_scales.disen_only
-
-    @property
     def _inner_iterations(self) -> int:
         if (self.config.disen_inner == 'auto'
                 and not self.config.disen_scales.reward):
             return 0
         return self.config.num_reward_opt_iters
-
-
-def _rows(x: tf.Tensor) -> tf.Tensor:
-    """[B, T, ...] -> [B·T, ...]."""
-    return tf.reshape(x, (x.shape[0] * x.shape[1], *x.shape[2:]))

@@ -190,6 +190,13 @@ def sampling_of(config: Config) -> str:
     return 'released' if config.replay.incremental else 'random'
 
 
+def exo_only_weight(config: Config) -> float:
+    """c of the term that decodes frames from the exogenous stream alone; 0,
+    and no such decoder, in the paper. Spec section 4."""
+    return (config.disen_scales.disen_only
+            if config.separate_wm and config.exo_only_decoder else 0.0)
+
+
 def several_starts(config: Config) -> bool:
     """Whether a run begins more than one model (`model_starts`).
 

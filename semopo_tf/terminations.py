@@ -1,6 +1,6 @@
 """Which imagined states end an episode: rules written by hand.
 
-Spec of the baselines, section 8.2. They read the observations of D4RL's
+Baselines 8.2. They read the observations of D4RL's
 locomotion tasks (without the x position): height first, then the angle of
 the torso. Tasks of DM Control never end before their time.
 """

@@ -1,8 +1,8 @@
 """The loop that every method shares: phases, records, evaluation, resume.
 
 Batch i of a phase, the draws of update i and evaluation k are pure functions
-of the seed, so a checkpoint holds weights, counters and the rows written so
-far, and a resumed run goes on with the same numbers.
+of the seed, so a checkpoint holds weights, counters, how long the records were
+and what is not in them yet, and a resumed run goes on with the same numbers.
 """
 
 from __future__ import annotations
@@ -77,7 +77,6 @@ class Loop:
         self.at = Position()
         self._block: list[Mapping[str, Any]] = []
         self._stop = False
-        self._seconds = 0.0
         self._said_slow = False
 
     def train(self) -> None:
@@ -209,7 +208,6 @@ class Loop:
             self.at.count(self.phases), self.method.state(), record)
 
     def _log_timing(self, phase, done, seconds, wait) -> None:
-        self._seconds += seconds
         self.run.logger.timings(phase.name, self.at.step, {
             'updates_per_second': done / max(seconds, 1e-9),
             'data_wait': wait, 'seconds': seconds})
@@ -303,7 +301,7 @@ def block_means(pending: Mapping[str, list[float]]) -> dict[str, float]:
     """Means of a block of updates, by metric.
 
     With float16 an update that overflows is skipped and has no finite
-    gradient norm, which would spoil the block's (spec of the baselines 10.7):
+    gradient norm, which would spoil the block's (baselines 10.7):
     such norms are left out, and `<name>_left_out` counts them.
     """
     means: dict[str, float] = {}

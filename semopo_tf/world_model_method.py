@@ -1,7 +1,8 @@
-"""A world model phase, then a policy phase: what SeMOPO and Offline DV2 share.
+"""A world model phase, then a policy phase: what the Dreamers share.
 
 Spec section 9. With two streams it is SeMOPO (`semopo_tf.semopo`), with one
-Offline DV2 (`semopo_tf.baselines.offline_dv2`).
+Offline DV2 (`semopo_tf.baselines.offline_dv2`); DreamerV2 and TIA do both in
+turns with their environment (`semopo_tf.online`).
 """
 
 from __future__ import annotations
@@ -134,10 +135,10 @@ class WorldModelMethod:
                 'offline_model_loaddir')
 
     def parameters(self) -> dict[str, int]:
-        """Weights per module, optimizers left out."""
+        """Weights per module, without optimizers and single numbers."""
         counts: dict[str, int] = {}
         for name, variable in variables_by_name(self.agent).items():
-            if not is_weight(name):
+            if not is_weight(name) or not variable.shape.rank:
                 continue
             parts = name.split('/')
             depth = 3 if parts[1] in ('heads', 'exo_heads') else 2

@@ -106,6 +106,9 @@ def test_flags_without_effect_are_named():
     assert any('offline_lmbd_cons 10' in n and 'offline_lmbd = 5' in n
                for n in notes)
     assert any('offline_datset_type' in n for n in notes)
+    # … by a regex, too,
+    found = inert.warnings(config, parse_flags(['--offline_lmbd_con[s]', '3']))
+    assert len(found) == 1
     # … and only those that were given.
     assert not any('disen_reward_lr' in n for n in notes)
     assert not inert.warnings(config, {})

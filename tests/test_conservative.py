@@ -64,7 +64,7 @@ def test_released_window_of_400_episodes_reaches_260():
     assert (windows[0], windows[99], windows[100]) == (10, 10, 11)
     assert np.unique(np.diff(windows)).tolist() == [0, 1]
     assert max(windows) == windows[-1] == 260
-    # The counter after the last block (spec of the baselines 10.6).
+    # The counter after the last block (baselines 10.6).
     assert released_window(UPDATES, 400) == 261
 
 

@@ -1,4 +1,4 @@
-"""LOMPO's rings and sequences (spec of the baselines 2.3, 2.4)."""
+"""LOMPO's rings and sequences (baselines 2.3, 2.4)."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def test_a_preset_is_the_recorded_configuration(trace, name, more):
 
 
 # LOMPO and the model-free methods: what their cases name, beside sizes that a
-# recording made smaller (spec of the baselines 2.2, 2.6, 3.3).
+# recording made smaller (baselines 2.2, 2.6, 3.3).
 LOMPO_KEYS = {
     **parity_lompo.CASE_KEYS, 'im_size': 'image_size',
     'dense_act': '(rssm|reward_head|actor|critic).act',

@@ -41,8 +41,8 @@ def plain_losses(model, data, noise):
     """L_model and L_exo of spec section 4, each complete in itself."""
     from dreamerv2_base.distributions import UnitNormal
     endo, outputs, _ = model.endogenous_losses(data, noise)
-    exo, exo_feat, metrics = model.exogenous_losses(data, noise)
-    exo.update(model.dissociation_loss(exo_feat, data, metrics))
+    exo, exo_feat, _ = model.exogenous_losses(data, noise)
+    exo.update(model.dissociation_loss(exo_feat, data)[0])
     image = UnitNormal(
         model.decoder(outputs['feat'], exo_feat)['joint'], 3)
     image = -tf.reduce_mean(image.log_prob(data['image']))
@@ -98,8 +98,8 @@ def test_trap_14_dissociation_reaches_the_exogenous_encoder():
         model = make(*flags).world_model
         data = model.preprocess(batch())
         with tf.GradientTape() as tape:
-            _, feat, metrics = model.exogenous_losses(data, draws())
-            loss = model.dissociation_loss(feat, data, metrics)['reward']
+            _, feat, _ = model.exogenous_losses(data, draws())
+            loss = model.dissociation_loss(feat, data)[0]['reward']
         grads = tape.gradient(loss, variables_by_name(model.exo_encoder))
         moved = any(g is not None and np.abs(g).max() > 0
                     for g in grads.values())
@@ -121,8 +121,8 @@ def test_trap_13_one_step_raises_the_head_error_and_spares_the_head():
     before = head_error()
     encoder = variables_by_name(model.exo_encoder)
     with tf.GradientTape() as tape:
-        _, feat, metrics = model.exogenous_losses(prepared, draws())
-        loss = model.dissociation_loss(feat, prepared, metrics)['reward']
+        _, feat, _ = model.exogenous_losses(prepared, draws())
+        loss = model.dissociation_loss(feat, prepared)[0]['reward']
     for name, grad in tape.gradient(loss, encoder).items():
         encoder[name].assign_sub(1e-4 * grad)
     assert head_error() > before + 1e-5

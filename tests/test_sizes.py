@@ -52,8 +52,7 @@ def expected(d, stoch, deter, hidden, stats, exo_only, actions=6):
         'world_model/exo_heads/reward': mlp(feat, 4, 400, 1),
         'behavior/critic': mlp(feat, 4, 400, 1),
         'behavior/slow_critic': mlp(feat, 4, 400, 1),
-        'behavior/actor': mlp(feat, 4, 400, actions) + dense(400, actions),
-        'behavior/reward_norm': 1, 'behavior/slow_critic_updates': 1}
+        'behavior/actor': mlp(feat, 4, 400, actions) + dense(400, actions)}
     if exo_only:
         counts['world_model/exo_only_decoder'] = decoder(d, feat, 3)
     return counts
@@ -78,6 +77,14 @@ def test_memory_estimate_grows_with_the_batch_and_shrinks_with_precision():
     wide = config.update({'precision': '32'})
     assert memory.training(half, 10 ** 7).total < 0.65 * full
     assert memory.training(wide, 10 ** 7).total > 1.6 * full
+
+
+def test_without_weight_the_exogenous_only_decoder_takes_no_memory():
+    config, _ = settings.resolve(['--configs', 'released'])
+    without = [memory.training(config.update(change), 10 ** 7).total
+               for change in ({'disen_scales.disen_only': 0.0},
+                              {'exo_only_decoder': False})]
+    assert without[0] == without[1] < memory.training(config, 10 ** 7).total
 
 
 def test_doctor_passes_on_a_small_configuration(capsys):

@@ -1,6 +1,6 @@
 """Gym's Car Racing as a pixel environment; our choices, none are published.
 
-The paper names the environment and the frame size only (spec of the baselines
+The paper names the environment and the frame size only (baselines
 9.6). Chosen here: CarRacing-v2 of gym 0.26, its own 96x96 frame resized
 bilinearly, action repeat 2, 1000 control steps, the frame's dashboard kept.
 """

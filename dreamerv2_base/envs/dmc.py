@@ -14,7 +14,7 @@ from dreamerv2_base.errors import UserError
 Observation = dict[str, Any]
 
 # Checker colours of the modified suite that DBC and TIA collected with
-# (spec of the baselines 9.2): stock -> grey, or a more saturated blue.
+# (baselines 9.2): stock -> grey, or a more saturated blue.
 STOCK_CHECKER = ((.1, .2, .3), (.2, .3, .4))
 GREY_CHECKER = ((.1, .1, .1), (.2, .2, .2))
 BLUE_CHECKER = ((.1, .1, .4), (.2, .2, .8))

@@ -13,6 +13,7 @@ import hashlib
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -209,6 +210,10 @@ class Rollout:
                     f'process {run.attempts} times ({worker.reason}); check '
                     'the renderer with: run.py doctor')
             run.attempts += 1
+        print('warning: lost the process of episode '
+              f'{", ".join(str(run.number) for run in lost.values())} '
+              f'({worker.reason}); started again from its seed and actions',
+              file=sys.stderr)
         worker.end()
         for row in range(max(len(run.rows) for run in lost.values())):
             there = {slot: run for slot, run in lost.items()

@@ -1,4 +1,4 @@
-"""Behaviour cloning from pixels (spec of the baselines, section 5)."""
+"""Behaviour cloning from pixels (baselines 5)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from semopo_tf.baselines.torch_adam import TorchAdam, step
 
 def cloning_loss(mean: tf.Tensor, std: tf.Tensor, target: tf.Tensor, drq,
                  draws: Draws) -> tuple[tf.Tensor, Metrics]:
-    """mean (a − a_data)² over batch and action dimensions (spec 5).
+    """mean (a − a_data)² over batch and action dimensions (baselines 5).
 
     a is the noisy sample, so a perfect μ keeps the loss at a floor (golden
     number G12); `drq.bc_noise` False takes μ itself.

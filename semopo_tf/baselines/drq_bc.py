@@ -1,4 +1,4 @@
-"""DrQ+BC: DrQ-v2 with a behaviour-cloning term. Baselines spec, section 3."""
+"""DrQ+BC: DrQ-v2 with a behaviour-cloning term. Baselines 3."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class ActorCritic(tf.Module):
     def learn(self, encode: Callable[[], tf.Tensor], following: tf.Tensor,
               batch: Tensors, std: tf.Tensor, draws: Draws,
               *encoder_opts: TorchAdam) -> Metrics:
-        """One update in the order of spec 3.5: critic, encoder, actor, target.
+        """Baselines 3.5, in this order: critic, encoder, actor, target.
 
         Args:
           encode: gives the features of obs [B, F]; called once, under the

@@ -1,4 +1,4 @@
-"""DrQ+CQL: DrQ-v2 with a conservative critic. Baselines spec, section 4."""
+"""DrQ+CQL: DrQ-v2 with a conservative critic. Baselines 4."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ConservativeActorCritic(ActorCritic):
     def critic_loss(self, features: tf.Tensor, following: tf.Tensor,
                     target: tf.Tensor, batch: Tensors, std: tf.Tensor,
                     draws: Draws) -> tuple[tf.Tensor, Metrics]:
-        """Squared errors plus one conservative term per critic (spec 4).
+        """Squared errors plus one conservative term per critic (baselines 4).
 
         All actions are scored at the current observation. Its encoding goes
         through the trunk once; the trunk's output is repeated per action.

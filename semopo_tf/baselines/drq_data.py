@@ -1,6 +1,6 @@
 """Stacked frames, n-step returns and future observations from episodes.
 
-Baselines spec 3.1 and 7.1. Frames are read from the mapped arrays and stacked
+Baselines 3.1 and 7.1. Frames are read from the mapped arrays and stacked
 on the fly. Free of TensorFlow: batches are made in a thread beside it.
 
 Row t of an episode holds the action that led to frame t and its reward. The
@@ -25,8 +25,8 @@ FILM_EPISODES, FILM_ROWS = 3, 30
 def upscale(frames: np.ndarray, size: int) -> np.ndarray:
     """Frames uint8 [..., H, W, 3] at size x size, with a cubic filter.
 
-    The same function serves training and evaluation (spec 3.7, 9.5). Frames
-    that have the size already come back as they are.
+    The same function serves training and evaluation (baselines 3.7, 9.5).
+    Frames that have the size already come back as they are.
     """
     if frames.shape[-3:-1] == (size, size):
         return frames

@@ -1,6 +1,6 @@
 """Networks, augmentation and policy noise of the DrQ family.
 
-Baselines spec 3.2-3.4. Orthogonal kernels (gain √2 for convolutions), zero
+Baselines 3.2-3.4. Orthogonal kernels (gain √2 for convolutions), zero
 biases, layer norm with PyTorch's epsilon. Images are NHWC; a stack of three
 RGB frames has nine channels, oldest first.
 """
@@ -16,7 +16,7 @@ from dreamerv2_base.nets import LayerNorm, Scope
 from dreamerv2_base.tf import tf
 
 TORCH_EPS = 1e-5
-# Actions stay this far inside [-1, 1] (spec 3.3).
+# Actions stay this far inside [-1, 1] (baselines 3.3).
 MARGIN = 1e-6
 Layer = tuple[int, int, int]  # filters, kernel, stride
 
@@ -83,8 +83,8 @@ class Head(tf.Module):
 class PixelEncoder(tf.Module):
     """Stacked frames 0…255 [B, S, S, C] -> flat features [B, size].
 
-    Normalised to x/255 − 0.5 here, after augmentation (spec 0.3). Flattened
-    in (height, width, channel) order.
+    Normalised to x/255 − 0.5 here, after augmentation (baselines 0.3).
+    Flattened in (height, width, channel) order.
 
     Raises UserError for images that the convolutions do not fit into.
     """
@@ -154,7 +154,7 @@ class Critic(tf.Module):
         """[Q1, Q2], each [...], of trunk outputs and actions [..., A].
 
         Several actions per row need the small trunk output repeated, never
-        the encoding (spec 4): the trunk acts on rows, the numbers are equal.
+        the encoding (baselines 4): the trunk acts on rows, with equal numbers.
         """
         pair = tf.concat([bottleneck, action], -1)
         return [tf.squeeze(head(pair), -1) for head in self._heads]
@@ -165,7 +165,7 @@ class Critic(tf.Module):
 
 def random_shift(images: tf.Tensor, offsets: tf.Tensor,
                  pad: int = 4) -> tf.Tensor:
-    """Crop of the replicate-padded images, [B, S, S, C] (spec 3.2).
+    """Crop of the replicate-padded images, [B, S, S, C] (baselines 3.2).
 
     Pixel (r, c) is padded pixel (r + y, c + x), with one pair (x, y) of
     `offsets` [B, 2], integers 0 … 2·pad, for all channels of a stack.
@@ -185,7 +185,7 @@ def random_shift(images: tf.Tensor, offsets: tf.Tensor,
 
 
 def schedule(text: str, iteration: tf.Tensor | float) -> tf.Tensor:
-    """σ at an iteration of the released loop, [] (spec 3.4).
+    """σ at an iteration of the released loop, [] (baselines 3.4).
 
     `text` is a number or `linear(FROM,TO,ITERATIONS)`. Raises UserError for
     anything else.

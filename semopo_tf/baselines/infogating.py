@@ -1,6 +1,6 @@
 """InfoGating: a contrastive multi-step inverse model behind learned masks.
 
-Spec of the baselines, section 7.1 (the author's code for V-D4RL): behaviour
+Baselines 7.1 (the author's code for V-D4RL): behaviour
 cloning on the detached features. `infogating.head: drq_bc` puts DrQ+BC's actor
 and critic there instead (7.2).
 """

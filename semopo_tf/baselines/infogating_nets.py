@@ -1,4 +1,4 @@
-"""Networks of InfoGating: mask network, encoder, energy. Spec 7.1.
+"""Networks of InfoGating: mask network, encoder, energy. Baselines 7.1.
 
 NHWC throughout. Encoder and energy start orthogonal as in DrQ, the mask
 network as PyTorch's layers do (uniform within ±1/√fan-in).

@@ -1,6 +1,6 @@
 """LOMPO as a method of the loop: model phase, then policy phase.
 
-Spec of the baselines, section 2. The policy learns from two rings of latent
+Baselines 2. The policy learns from two rings of latent
 transitions, one of encoded episodes and one of imagined steps; both are
 refreshed every so many updates.
 """

@@ -1,6 +1,6 @@
 """LOMPO's policy: a deterministic actor under twin critics.
 
-Spec of the baselines, section 2.6. The paper says SAC; there is no entropy,
+Baselines 2.6. The paper says SAC; there is no entropy,
 no log-probability and no noise on target actions.
 """
 

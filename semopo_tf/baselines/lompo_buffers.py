@@ -1,6 +1,6 @@
 """What LOMPO draws from: padded sequences, and two rings of latent rows.
 
-Spec of the baselines, sections 2.3 (sequences) and 2.4 (buffers). Sequence
+Baselines 2.3 (sequences) and 2.4 (buffers). Sequence
 batches and the places drawn from a ring are pure functions of (seed, phase,
 step); the rings' content is part of a checkpoint.
 """
@@ -98,7 +98,7 @@ def episode_transitions(feat: np.ndarray, action: np.ndarray,
 
     Transition t goes from feature t by the action of row t + 1, with the
     reward of row t + 1 (unpenalised), to feature t + 1; terminal is always 0.
-    Spec of the baselines 2.4.
+    Baselines 2.4.
 
     Args:
       feat: [L, F]; action: [L, A]; reward: [L].

@@ -1,6 +1,6 @@
 """LOMPO's world model and its imagined transitions.
 
-Spec of the baselines, sections 2.2 to 2.5: a Gaussian ensemble RSSM around
+Baselines 2.2 to 2.5: a Gaussian ensemble RSSM around
 Keras's GRU, losses over the rows that are real, and short rollouts of the
 policy whose rewards are lowered by the ensemble's uncertainty.
 """
@@ -22,6 +22,7 @@ from dreamerv2_base.world_model import (
     Metrics,
     Outputs,
     WorldModel,
+    flatten_time,
 )
 from semopo_tf import penalties
 
@@ -35,7 +36,7 @@ class ResetAfterGRU(tf.Module):
     With x' = x W + b₀ and s' = s R + b₁, each split into the gates keep,
     reset and candidate: k = σ(x'_k + s'_k), r = σ(x'_r + s'_r),
     c = tanh(x'_c + r s'_c), and the new state is k s + (1 − k) c.
-    Spec of the baselines, section 2.2.
+    Baselines 2.2.
     """
 
     def __init__(self, scope: Scope, inputs: int, size: int):
@@ -63,7 +64,7 @@ class ResetAfterGRU(tf.Module):
 class SharedNoise(Draws):
     """One latent noise vector per time step for all rows of a batch.
 
-    What the released code computes (spec of the baselines 2.2): samples are
+    What the released code computes (baselines 2.2): samples are
     right for each row, and perfectly correlated across the batch. Other draws
     pass unchanged.
     """
@@ -156,7 +157,7 @@ class LompoModel(WorldModel):
              ) -> tuple[tf.Tensor, Outputs, Metrics]:
         """KL(post ‖ prior) − ℓ_img − ℓ_r, means over unmasked rows.
 
-        No free nats and no balancing. Spec of the baselines 2.3.
+        No free nats and no balancing. Baselines 2.3.
         """
         embed, post, prior = self.filter(data, draws)
         kl = self.rssm.get_dist(post).kl(self.rssm.get_dist(prior))
@@ -190,8 +191,7 @@ class LompoModel(WorldModel):
         those of `states` under observe/, those of `rollout` under imagine/.
         """
         post = self.states(batch, draws.scope('observe'))
-        start = {key: tf.reshape(value, (-1, *value.shape[2:]))
-                 for key, value in post.items()}
+        start = {key: flatten_time(value) for key, value in post.items()}
         return self.rollout(actor, start, draws.scope('imagine'))
 
     def rollout(self, actor: Actor, start: State, draws: Draws) -> Rows:
@@ -199,8 +199,7 @@ class LompoModel(WorldModel):
 
         a = clip(actor(f) + N(0, expl_amount²), −1, 1); one head drawn for all
         rows gives the next state; the reward is the head's on the next
-        feature minus λ u, u the spread of all K heads. Spec of the baselines
-        2.4, 2.5.
+        feature minus λ u, u the spread of all K heads. Baselines 2.4, 2.5.
 
         Args:
           actor: features [N, F] -> actions [N, A] in [-1, 1].

@@ -1,6 +1,6 @@
 """MOPO as a method of the loop: dynamics, then SAC on imagined steps.
 
-Spec of the baselines, section 8. It learns from states, not from images:
+Baselines 8. It learns from states, not from images:
 the parent of the idea of an uncertainty-penalised MDP.
 """
 

@@ -1,6 +1,6 @@
 """States for MOPO: transitions, data order, model pool, environments.
 
-Spec of the baselines, sections 8.1 to 8.3. Data are folders of episodes that
+Baselines 8.1 to 8.3. Data are folders of episodes that
 hold `state`, or hdf5 files laid out as D4RL's. Every order is a pure function
 of (seed, phase, step). Never imports TensorFlow: environments live here too.
 """
@@ -234,7 +234,7 @@ def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> Arrays:
 
 
 class EpochPlan:
-    """Which rows each network sees in which epoch. Spec 8.1.
+    """Which rows each network sees in which epoch. Baselines 8.1.
 
     The rows are split once into training and hold-out rows; each network has
     its own bootstrap set, drawn once from the former with replacement and
@@ -288,7 +288,7 @@ class MixedPlaces:
     """Where a policy update looks: data rows, and numbers in [0, 1).
 
     The pool changes while training goes on; the places in it do not depend
-    on its content. Spec 8.3: 12 of 256 rows are data.
+    on its content. Baselines 8.3: 12 of 256 rows are data.
     """
 
     def __init__(self, seed: int, batch: int, real_share: float, count: int):
@@ -309,7 +309,7 @@ class MixedPlaces:
 
 
 class Pool:
-    """Imagined transitions of the newest `rounds` rounds. Spec 8.2."""
+    """Imagined transitions of the newest `rounds` rounds. Baselines 8.2."""
 
     def __init__(self, rounds: int):
         self._limit = rounds

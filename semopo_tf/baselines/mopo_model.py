@@ -1,6 +1,6 @@
 """MOPO's dynamics: a probabilistic ensemble, its hold-out, its penalties.
 
-Spec of the baselines, sections 8.1 and 8.2. The K networks are one: kernels
+Baselines 8.1 and 8.2. The K networks are one: kernels
 [K, inputs, outputs]. Outputs are the reward, then the change of the state.
 """
 

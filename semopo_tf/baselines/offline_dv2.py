@@ -1,6 +1,6 @@
 """Offline DV2: DreamerV2 with a penalised reward, one stream.
 
-Spec of the baselines, section 1. SeMOPO's two phases, penalty and policy
+Baselines 1. SeMOPO's two phases, penalty and policy
 learning with `separate_wm` False.
 """
 

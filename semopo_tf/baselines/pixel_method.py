@@ -2,7 +2,7 @@
 
 The released loop runs 1,100,000 iterations and updates on even ones. Here an
 update is an update: `steps` 550,000 of them. Schedules read the iteration,
-`drq.update_every_steps` times the update. Spec of the baselines, section 3.
+`drq.update_every_steps` times the update. Baselines 3.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Metrics = dict[str, tf.Tensor]
 
 
 def augmented(images: tf.Tensor, site: str, drq, draws: Draws) -> tf.Tensor:
-    """Randomly shifted images, one offset per stack (spec 3.2).
+    """Randomly shifted images, one offset per stack (baselines 3.2).
 
     `site` names the draw: integers [B, 2], (x, y).
     """

@@ -1,6 +1,6 @@
 """TIA, Task Informed Abstractions: the learner that collected LQV-D4RL.
 
-Spec of the baselines, section 6. What is implemented is TIA's idea on
+Baselines 6. What is implemented is TIA's idea on
 DreamerV2 (6.5), not its DM Control variant on Dreamer (6.1 to 6.3):
 
 * two equal streams, both with the real actions (`disen_action_type` main),

@@ -1,4 +1,4 @@
-"""Adam as PyTorch computes it: no clipping, no decay. Baselines spec 0.2.
+"""Adam as PyTorch computes it: no clipping, no decay. Baselines 0.2.
 
 θ ← θ − lr · m̂ / (√v̂ + ε): ε is added after the bias correction, where Keras
 and TensorFlow 1 add it before.
