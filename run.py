@@ -249,7 +249,7 @@ def parser() -> Parser:
 
 
 def main(arguments: list[str]) -> int:
-    """Run a command; returns its exit code, 2 for a user's error."""
+    """Run a command; returns its exit code, 2 for most of a user's errors."""
     try:
         options, rest = parser().parse_known_args(arguments)
         return options.call(options, rest)
@@ -261,7 +261,9 @@ def main(arguments: list[str]) -> int:
         if said is None or '--debug' in arguments:
             raise
         print(said, file=sys.stderr)
-        return 130 if isinstance(error, KeyboardInterrupt) else 2
+        if isinstance(error, KeyboardInterrupt):
+            return 130
+        return getattr(error, 'code', 2)
 
 
 def _explanation(error: BaseException) -> str | None:

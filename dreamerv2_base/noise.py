@@ -92,7 +92,8 @@ class CounterDraws(Draws):
             raise ValueError(f'site {site!r} drawn twice in one update')
         self._used.add(site)
         key = fold(self._seed, self._stream, site)
-        return tf.stack([tf.constant(key, tf.int64), self._counter])
+        with tf.device('CPU'):  # where the draws' kernels want their keys
+            return tf.stack([tf.constant(key, tf.int64), self._counter])
 
 
 class RecordedDraws(Draws):

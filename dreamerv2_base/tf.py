@@ -28,7 +28,8 @@ os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
 # whether or not there is one. Anything else it prints is passed on.
 _KNOWN_NOISE = re.compile(
     r'Unable to register cu\w+ factory|computation placer already registered'
-    r'|before absl::InitializeLog|failed call to cuInit')
+    r'|before absl::InitializeLog'
+    r'|failed call to cuInit: .*(UNKNOWN ERROR \(303\)|CUDA_ERROR_NO_DEVICE)')
 
 
 @contextlib.contextmanager
@@ -53,8 +54,8 @@ with _quiet_start():
     import tensorflow as tf
     tf.config.list_physical_devices()
 
-__all__ = ['CountedGraph', 'compiled', 'compute_dtype', 'prepare_devices',
-           'tensors', 'tf']
+__all__ = ['CountedGraph', 'compiled', 'compute_dtype', 'is_full',
+           'prepare_devices', 'tensors', 'tf']
 
 _COMPUTE = {'32': 'float32', '16': 'float16', 'bf16': 'bfloat16'}
 
@@ -94,7 +95,9 @@ class CountedGraph:
         self.graph = compiled(function, jit)
 
     def __call__(self, batch: Mapping[str, Any], counter: int) -> Any:
-        return self.graph(tensors(batch), tf.constant(counter, tf.int64))
+        with tf.device('CPU'):  # it only makes keys of draws (noise.py)
+            step = tf.constant(counter, tf.int64)
+        return self.graph(tensors(batch), step)
 
 
 def compute_dtype(precision: str | int) -> tf.DType:
@@ -105,6 +108,18 @@ def compute_dtype(precision: str | int) -> tf.DType:
     return tf.as_dtype(_COMPUTE[str(precision)])
 
 
+# How a GPU says that it is full, besides ResourceExhaustedError.
+_FULL = ('Dst tensor is not initialized', 'CUDA_ERROR_OUT_OF_MEMORY',
+         'CUDNN_STATUS_ALLOC_FAILED', 'CUBLAS_STATUS_ALLOC_FAILED')
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that the device's memory is full."""
+    return isinstance(error, tf.errors.ResourceExhaustedError) or (
+        isinstance(error, (tf.errors.OpError, RuntimeError))
+        and any(text in str(error) for text in _FULL))
+
+
 def prepare_devices(deterministic: bool = True) -> list[str]:
     """Let GPU memory grow on demand, pin op order; name the devices.
 
@@ -113,7 +128,10 @@ def prepare_devices(deterministic: bool = True) -> list[str]:
     """
     devices = tf.config.list_physical_devices('GPU')
     for device in devices:
-        tf.config.experimental.set_memory_growth(device, True)
+        # In use already (a policy loaded into someone's own program): then
+        # its user has decided.
+        with contextlib.suppress(RuntimeError):
+            tf.config.experimental.set_memory_growth(device, True)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
         # The first makes a + b + c a sum in no fixed order (see sums.py); the

@@ -25,7 +25,7 @@ from dreamerv2_base.episodes import write_episode
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.noise import CounterDraws
 from dreamerv2_base.replay import Prefetcher
-from dreamerv2_base.tf import CountedGraph, tensors, tf
+from dreamerv2_base.tf import CountedGraph, prepare_devices, tensors, tf
 from semopo_tf import flops, settings
 from semopo_tf.agent import PenalizedAgent
 from semopo_tf.doctor import fake_batch
@@ -67,6 +67,7 @@ def run(options: Options) -> dict[str, Any]:
     if options.repeats < 1 or options.batch < 1:
         raise UserError('bench: expected at least one repeat and row, found '
                         f'{options.repeats} and {options.batch}')
+    devices = prepare_devices()
     found: dict[str, Pair] = {}
     agents = {kind: _agent(options, kind) for kind in ('plain', 'fast')}
     data = fake_batch(np.random.default_rng(0), options.batch,
@@ -81,7 +82,8 @@ def run(options: Options) -> dict[str, Any]:
         found['evaluation'] = _evaluation(options, agents['fast'])
     saving = (_checkpoint(agents['fast'])
               if 'checkpoint' in options.parts else None)
-    return _results(options, found, saving, agents['fast'].config)
+    return _results(
+        options, found, saving, agents['fast'].config, devices)
 
 
 def _config(options: Options, kind: str):
@@ -258,7 +260,8 @@ def _checkpoint(agent: PenalizedAgent) -> dict[str, float]:
 # Results.
 
 
-def _results(options, found, saving, config: Config) -> dict[str, Any]:
+def _results(options, found, saving, config: Config,
+             devices: list[str]) -> dict[str, Any]:
     from semopo_tf.run_folder import versions
     peak = matmul_peak()
     frames = options.batch * options.length
@@ -271,7 +274,7 @@ def _results(options, found, saving, config: Config) -> dict[str, Any]:
         'preset': options.preset,
         'batch': [options.batch, options.length],
         'precision': options.precision, 'repeats': options.repeats,
-        'load_average': os.getloadavg()[0], 'versions': versions([]),
+        'load_average': os.getloadavg()[0], 'versions': versions(devices),
         'peak_memory_MiB': resource.getrusage(
             resource.RUSAGE_SELF).ru_maxrss / 1024,
         'matmul_peak_GFLOPS': peak / 1e9,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,6 @@ from dreamerv2_base.config import Config, parse_flags, repeated_flags
 from dreamerv2_base.errors import UserError
 from semopo_tf import inert, registry, settings
 
-NO_ROOM = ('memory: expected room for an update, found the device full; give '
-           '--slice_frames 400, or smaller batches '
-           '(--offline_model_dataset.batch, --drq.batch_size); what was saved '
-           'stays')
 INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 NOT_FINITE = 3  # the exit code of a loss that is not finite
 
@@ -46,11 +43,10 @@ def train_run(config: Config, names: list[str], notes: list[str],
     seen += data_match.video_notes(Path(config.logdir).expanduser(), config)
     for note in seen:
         print(f'warning: {note}', file=sys.stderr)
-    from dreamerv2_base.tf import tf
-    from semopo_tf import report, run_folder, training
+    from semopo_tf import memory, report, run_folder, training
     from semopo_tf.evaluation import Evaluator
     devices = prepare(config)
-    with Evaluator(config) as evaluator:
+    with memory.expecting_room(), Evaluator(config) as evaluator:
         # A method that collects its data begins in the environment.
         if registry.method_name(config) not in registry.ONLINE:
             evaluator.check(store.action_size)
@@ -70,8 +66,6 @@ def train_run(config: Config, names: list[str], notes: list[str],
             except training.NotFinite as error:
                 print(f'error: {error}', file=sys.stderr)
                 return NOT_FINITE
-            except tf.errors.ResourceExhaustedError:
-                raise UserError(NO_ROOM) from None
             page = report.write_report(run.path)
     print_next(run.path, page)
     return 0
@@ -156,7 +150,10 @@ def diff_traces(paths: list[Path], arguments: list[str]) -> int:
     for path in paths:  # before minutes of replaying others
         with parity.opened(path):
             pass
-    from dreamerv2_base.tf import tf
+    from dreamerv2_base.tf import prepare_devices, tf
+    prepare_devices()
+    # Products in TF32 (10 bits) would be further off than the tolerances.
+    tf.config.experimental.enable_tensor_float_32_execution(False)
     changes = {key: values[0] if len(values) == 1 else values
                for key, values in parse_flags(arguments).items()}
     # A graph for every recorded model, which TensorFlow takes for a mistake.
@@ -220,6 +217,9 @@ def prepare(config: Config) -> list[str]:
     if config.require_gpu and not devices:
         raise UserError('require_gpu: expected a GPU, found none; see '
                         'run.py doctor, or give --require_gpu False')
+    if not devices and shutil.which('nvidia-smi'):
+        print('warning: nvidia-smi is here but TensorFlow sees no GPU; '
+              'run.py doctor says why', file=sys.stderr)
     if not devices and config.precision != '32':
         print(f'warning: precision {config.precision} is many times slower '
               'than 32 without a GPU; give --precision 32', file=sys.stderr)
@@ -241,9 +241,18 @@ def run_config(folder: Path) -> Config:
 def record_start(run, config: Config, store, presets: list[str],
                  notes: list[str], devices: list[str]) -> None:
     """Write what the run was started with into its folder."""
+    from dreamerv2_base.logger import read_record
     from semopo_tf.data_match import videos_of
     from semopo_tf.run_folder import versions
-    run.write('versions.json', versions(devices))
+    found = versions(devices)
+    path = run.path / 'versions.json'
+    before = read_record(path) if path.exists() else found
+    if before['devices'] != found['devices']:
+        print('warning: this run was begun on '
+              f'{", ".join(before["devices"])}, and goes on on '
+              f'{", ".join(found["devices"])}: its numbers are those of '
+              'neither alone', file=sys.stderr)
+    run.write('versions.json', found)
     run.write('warnings.json', notes)
     changed = config.difference(settings.presets().defaults)
     run.write('start.json', {'presets': presets, 'changed': sorted(changed)})

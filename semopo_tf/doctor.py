@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import shutil
+import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dreamerv2_base.checkpoint import is_weight
 from dreamerv2_base.config import Config
-from dreamerv2_base.errors import UserError
+from dreamerv2_base.errors import NoRoomError, UserError
 from semopo_tf import memory, registry, settings
 
 # The set that was tried together (requirements.lock).
@@ -53,8 +56,13 @@ def run(arguments: list[str]) -> int:
     if method in registry.PIXEL_METHODS:
         check_pixel_method(config, devices, found)
     elif method in registry.DREAMERS:
-        weights = check_speed(config, devices, found)
+        agent, weights = new_agent(config, devices, found)
         check_memory(config, weights, devices, found)
+        try:
+            with memory.expecting_room():
+                check_speed(config, agent, devices, found)
+        except NoRoomError as error:
+            found.problems.append(str(error))
     else:
         found.remarks.append(f'{method}: time and memory of its updates are '
                              'not measured here; the first lines of a run say '
@@ -103,10 +111,23 @@ def check_devices(config: Config, found: Findings) -> list[str]:
     if not devices:
         text = 'no GPU: full-size runs take weeks on a CPU'
         if shutil.which('nvidia-smi'):
-            text = ('nvidia-smi is here but TensorFlow sees no GPU; install '
-                    'its libraries: make env GPU=1')
+            text = ('nvidia-smi is here but TensorFlow sees no GPU; where its '
+                    'libraries are missing: make env GPU=1')
+            for line in why_no_gpu():
+                found.say(f'  {line}')
         (found.problems if config.require_gpu else found.remarks).append(text)
     return devices
+
+
+def why_no_gpu() -> list[str]:
+    """What TensorFlow says of drivers and libraries when asked aloud."""
+    done = subprocess.run(
+        [sys.executable, '-c',
+         '__import__("tensorflow").config.list_physical_devices("GPU")'],
+        env={**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '0'}, text=True,
+        capture_output=True, check=False)
+    return [line for line in done.stderr.splitlines()
+            if re.search('cuInit|dlopen|libcu|driver', line)]
 
 
 def check_renderer(config: Config, found: Findings) -> None:
@@ -133,30 +154,35 @@ def check_renderer(config: Config, found: Findings) -> None:
               'environment steps per second in one process')
 
 
-def check_speed(config: Config, devices: list[str], found: Findings) -> int:
-    """One model and one policy update, timed; without a GPU at 1/16 of the
-    batch.
-
-    Returns the number of weights.
-    """
+def new_agent(config: Config, devices: list[str], found: Findings,
+              ) -> tuple[Any, int]:
+    """An agent with first weights, and how many it has."""
     from dreamerv2_base.nets import variables_by_name
-    from dreamerv2_base.noise import CounterDraws
-    from dreamerv2_base.tf import CountedGraph, tensors
     from semopo_tf.agent import PenalizedAgent
     if not devices and config.precision != '32':
         found.remarks.append(
             f'precision {config.precision} is many times slower than 32 on a '
             'CPU: give --precision 32 (the step is timed with 32)')
         config = config.update({'precision': '32'})
-    size = config.offline_model_dataset
-    batch = max(1, size.batch // 16) if not devices else size.batch
     agent = PenalizedAgent(config, (config.image_size,) * 2 + (3,), 6)
     weights = sum(int(np.prod(v.shape)) for name, v in
                   variables_by_name(agent).items() if is_weight(name))
+    found.say(f'weights: {weights:,}')
+    return agent, weights
+
+
+def check_speed(config: Config, agent: Any, devices: list[str],
+                found: Findings) -> None:
+    """One model and one policy update, timed; without a GPU at 1/16 of the
+    batch.
+    """
+    from dreamerv2_base.noise import CounterDraws
+    from dreamerv2_base.tf import CountedGraph, tensors, tf
+    size = config.offline_model_dataset
+    batch = max(1, size.batch // 16) if not devices else size.batch
     rng = np.random.default_rng(0)
     data = tensors(
         fake_batch(rng, batch, size.length, config.image_size, 6))
-    found.say(f'weights: {weights:,}')
     for name, update in (('model', agent.model_train),
                          ('policy', agent.agent_train)):
         def metrics(data, step, update=update):
@@ -173,7 +199,9 @@ def check_speed(config: Config, devices: list[str], found: Findings) -> int:
         hours = again * count / 3600 * size.batch / batch
         found.say(f'  {count:,} at batch {size.batch}: about {hours:,.1f} h, '
                   'if time grows with the batch')
-    return weights
+    if devices:
+        peak = tf.config.experimental.get_memory_info('GPU:0')['peak']
+        found.say(f'peak of GPU memory: {peak / memory.GIB:.1f} GiB')
 
 
 def check_memory(config: Config, weights: int, devices: list[str],
@@ -226,8 +254,13 @@ def check_pixel_method(config: Config, devices: list[str], found: Findings,
         return
     batch = fake_stacks(np.random.default_rng(0), config.drq, 6)
     update = method.phases()[0].train
-    first = _seconds(lambda: update(batch, 0))
-    again = min(_seconds(lambda i=i: update(batch, i)) for i in (1, 2))
+    try:
+        with memory.expecting_room():
+            first = _seconds(lambda: update(batch, 0))
+            again = min(_seconds(lambda i=i: update(batch, i)) for i in (1, 2))
+    except NoRoomError as error:
+        found.problems.append(str(error))
+        return
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     found.say(f'update, batch {size}: {again:.2f} s (first, with tracing: '
               f'{first:.0f} s); peak of this process {peak / memory.GIB:.1f} '

@@ -6,15 +6,36 @@ backward pass, counted array by array, times the bytes of an activation.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dreamerv2_base.config import Config
+from dreamerv2_base.errors import NoRoomError
 from semopo_tf.registry import method_name
 from semopo_tf.settings import exo_only_weight
 
 GIB = 2 ** 30
 ENCODER_SIZES = (31, 14, 6, 2)     # feature maps of a 64-pixel image
 DECODER_SIZES = (5, 13, 30, 64)
+
+
+NO_ROOM = ('memory: expected room for an update, found the device full; give '
+           '--slice_frames 400, or smaller batches '
+           '(--offline_model_dataset.batch, --drq.batch_size); what was saved '
+           'stays')
+
+
+@contextlib.contextmanager
+def expecting_room() -> Iterator[None]:
+    """Say in one line that the device is full. Raises NoRoomError."""
+    from dreamerv2_base.tf import is_full
+    try:
+        yield
+    except Exception as error:
+        if is_full(error):
+            raise NoRoomError(NO_ROOM) from error
+        raise
 
 
 @dataclass(frozen=True)

@@ -183,7 +183,9 @@ def test_schedules(text, iteration, value):
     assert float(schedule(text, iteration)) == pytest.approx(value)
 
 
-def test_trap_8_shifts_are_integer_crops():
+@pytest.mark.parametrize('gpus', [[], ['one']])
+def test_trap_8_shifts_are_integer_crops(gpus, monkeypatch):
+    monkeypatch.setattr(tf.config, 'list_physical_devices', lambda _: gpus)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (81, 12, 12, 9), np.uint8)
     images[..., 3:] = np.tile(images[..., :3], 2)

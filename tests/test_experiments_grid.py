@@ -303,11 +303,13 @@ def test_slurm_file_runs_with_stand_ins(tmp_path):
                           'HOME': str(tmp_path),
                           'PATH': f'{tmp_path}:{os.environ["PATH"]}',
                           'SLURM_JOB_NODELIST': 'node[1-2]',
-                          'SLURM_JOB_NUM_NODES': '2'})
+                          'SLURM_JOB_NUM_NODES': '2',
+                          'SLURM_CPUS_PER_TASK': '7'})
     assert done.returncode == 2  # that of run.py
     assert missing in done.stderr
     assert (tmp_path / '.ray' / 'auth_token').exists()
     calls = sorted((tmp_path / 'calls').read_text().splitlines())
+    assert all('--cpus-per-task=7' in call for call in calls)
     assert len(calls) == 2
     assert '--exclude=node1' in calls[0]
     assert '--address=node1:6379 --block' in calls[0]

@@ -1,4 +1,5 @@
-"""Sums in a fixed order: no sum of three or more is left to timing."""
+"""What TensorFlow makes of an update: no sum of three or more is left to
+timing, and everything that a GPU should do it can do there."""
 
 from __future__ import annotations
 
@@ -44,16 +45,57 @@ def sums_in(graphs) -> list[tuple[str, int]]:
     """Name and number of inputs of every sum of more than two."""
     found = []
     for graph in graphs:
-        bodies = [graph.node, *(f.node_def for f in graph.library.function)]
-        for node in (node for body in bodies for node in body):
+        for node in nodes_of(graph.post_optimization_graph):
             inputs = [name for name in node.input if name[0] != '^']
             if node.op in ('AddN', 'AccumulateNV2') and len(inputs) > 2:
                 found.append((node.name, len(inputs)))
     return found
 
 
+def nodes_of(graph):
+    for body in (graph.node, *(f.node_def for f in graph.library.function)):
+        yield from body
+
+
+# Resolved by the runtime before any kernel is looked for.
+CONTROL = {'Placeholder', '_Arg', '_Retval', 'PartitionedCall',
+           'StatefulPartitionedCall'}
+
+
+def without_gpu_kernel(graphs) -> set[str]:
+    """Operations that have no kernel of a GPU for their types, as TensorFlow
+    registers them (in a build without CUDA: none has one)."""
+    return {node.op for graph in graphs
+            for node in nodes_of(graph.pre_optimization_graph)
+            if node.op not in CONTROL and not has_gpu_kernel(node)}
+
+
+def has_gpu_kernel(node) -> bool:
+    from tensorflow.python.framework import kernels
+    return any(
+        kernel.device_type in ('GPU', 'DEFAULT') and not kernel.label
+        and all(kind in rule.allowed_values.list.type
+                for rule in kernel.constraint
+                for kind in types_of(node.attr[rule.name]))
+        for kernel in kernels.get_registered_kernels_for_op(node.op).kernel)
+
+
+def types_of(attribute) -> list[int]:
+    return [*attribute.list.type] or [attribute.type]
+
+
+def test_the_check_sees_what_a_gpu_cannot_do():
+    @tf.function
+    def rows(x):
+        return tf.gather(x, [0])
+
+    found = [without_gpu_kernel(as_run(lambda kind=kind: rows(
+        tf.zeros([2, 2], kind)))) for kind in (tf.uint8, tf.float32)]
+    assert found == [{'GatherV2'}, set()]
+
+
 def as_run(call) -> list:
-    """What `call` runs, as the optimizer of TensorFlow leaves it."""
+    """What `call` runs: graphs before and after TensorFlow's optimizer."""
     # Nothing public shows that. Not before dreamerv2_base.tf is imported.
     from tensorflow.python.eager import context
     watched = context.context()
@@ -61,7 +103,7 @@ def as_run(call) -> list:
     call()
     graphs = watched.export_run_metadata().function_graphs
     watched.disable_run_metadata()
-    return [graph.post_optimization_graph for graph in graphs]
+    return [*graphs]
 
 
 def test_the_check_sees_a_sum():
@@ -96,10 +138,12 @@ SLOW = [('offline_dv2', {}), ('mopo', {}), ('drq_bc', {}),
     ('semopo', {}), ('lompo', {}), ('bc', {}),
     *(pytest.param(*row, marks=pytest.mark.slow) for row in SLOW)])
 def test_no_update_sums_three_in_an_order_of_its_own(
-        name, changes, data, tmp_path):
+        name, changes, data, tmp_path, monkeypatch):
     prepare_devices()
     config = configured(name, data, tmp_path, jit='none', **changes)
     method, store = begun(config)
+    # As if there were one: what is done for it is done.
+    monkeypatch.setattr(tf.config, 'list_physical_devices', lambda _: ['one'])
     for phase in method.phases():
         if phase.start:
             phase.start()
@@ -110,5 +154,6 @@ def test_no_update_sums_three_in_an_order_of_its_own(
         graphs = as_run(lambda p=phase, b=batch: p.train(b, 0))
         assert graphs
         assert sums_in(graphs) == []
+        assert without_gpu_kernel(graphs) == set()
         if phase.finish:
             phase.finish()

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from dreamerv2_base.tf import _KNOWN_NOISE, is_full, prepare_devices, tf
 from tests.helpers import ROOT
 
 
@@ -77,3 +78,39 @@ def test_base_does_not_know_semopo():
             lines = [line for line in text.splitlines() if name in line
                      and not line.lstrip().startswith(('#', '"'))]
             assert not any('import' in line for line in lines), (path, lines)
+
+
+@pytest.mark.parametrize(('error', 'full'), [
+    (tf.errors.ResourceExhaustedError(None, None, 'OOM'), True),
+    (tf.errors.InternalError(None, None, 'Dst tensor is not initialized.'),
+     True),
+    (RuntimeError('CUDNN_STATUS_ALLOC_FAILED'), True),
+    (tf.errors.InternalError(None, None, 'no such kernel'), False),
+    (ValueError('CUDA_ERROR_OUT_OF_MEMORY'), False)])
+def test_how_a_full_device_is_known(error, full):
+    assert is_full(error) == full
+
+
+def test_a_device_in_use_is_left_as_it_is(monkeypatch):
+    def used(*_):
+        raise RuntimeError('Physical devices cannot be modified')
+
+    one = tf.config.PhysicalDevice('/physical_device:GPU:0', 'GPU')
+    monkeypatch.setattr(tf.config, 'list_physical_devices', lambda _: [one])
+    monkeypatch.setattr(tf.config.experimental, 'set_memory_growth', used)
+    monkeypatch.setattr(tf.config.experimental, 'get_device_details',
+                        lambda _: {'device_name': 'a card'})
+    assert prepare_devices() == ['a card']
+
+
+def test_only_the_absence_of_a_gpu_is_not_passed_on():
+    said = 'failed call to cuInit: {} ({}: text)'
+    assert _KNOWN_NOISE.search('failed call to cuInit: UNKNOWN ERROR (303)')
+    assert _KNOWN_NOISE.search(said.format('INTERNAL', 'CUDA_ERROR_NO_DEVICE'))
+    assert not _KNOWN_NOISE.search(
+        said.format('INTERNAL', 'CUDA_ERROR_SYSTEM_DRIVER_MISMATCH'))
+
+
+def test_no_test_sees_a_gpu():
+    done = python('import os; print(os.environ["CUDA_VISIBLE_DEVICES"])')
+    assert done.stdout == '-1\n'

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from dreamerv2_base.checkpoint import Checkpoints
-from dreamerv2_base.errors import UserError
+from dreamerv2_base.errors import NoRoomError, UserError
 from dreamerv2_base.store import open_store
 from dreamerv2_base.tf import tf
 from semopo_tf import commands, evaluation, registry, settings, training
 from semopo_tf.evaluation import Evaluation
+from semopo_tf.experiments import runner
 from semopo_tf.method import Phase
 from semopo_tf.run_folder import RunFolder
 from semopo_tf.semopo import SeMOPO
@@ -197,8 +198,20 @@ def test_what_the_command_says_of_a_failed_run(
     assert 'error: loss is not finite' in capsys.readouterr().err
     monkeypatch.setattr(Diverging, 'failure', 'memory')
     config = config.update({'logdir': str(tmp_path / 'other')})
-    with pytest.raises(UserError, match='--slice_frames 400'):
+    with pytest.raises(NoRoomError, match='--slice_frames 400') as error:
         commands.train_run(config, [], [], '')
+    # A sweep tries it again: another run may have had the card.
+    assert error.value.code not in (0, *runner.HOPELESS)
+
+
+def test_a_run_that_goes_on_on_another_device_says_so(
+        store, tmp_path, capsys):
+    config = configured(tmp_path / 'run')
+    with RunFolder(config) as run:
+        for devices in ([], [], ['RTX 3090']):
+            assert 'warning' not in capsys.readouterr().err
+            commands.record_start(run, config, store, [], [], devices)
+    assert 'begun on CPU, and goes on on RTX 3090' in capsys.readouterr().err
 
 
 def test_waiting_for_data_is_told_once(store, tmp_path, capsys):

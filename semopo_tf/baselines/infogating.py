@@ -14,7 +14,7 @@ from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import Scope, variables_by_name
 from dreamerv2_base.noise import Draws
 from dreamerv2_base.store import EpisodeStore
-from dreamerv2_base.tf import tf
+from dreamerv2_base.tf import tensors, tf
 from semopo_tf.baselines.bc import cloning_loss
 from semopo_tf.baselines.drq_bc import ActorCritic
 from semopo_tf.baselines.drq_data import StackSampler
@@ -208,7 +208,8 @@ class InfoGating(PixelMethod):
         """One phase, with pictures of the masks."""
         config = self.config
         return [Phase('train', config.steps, self._update, self.source,
-                      config.agent_train_steps, config.offline_video_every)]
+                      config.agent_train_steps, config.offline_video_every,
+                      prepare=tensors)]
 
     def source(self, store: EpisodeStore) -> StackSampler:
         return StackSampler(

@@ -86,7 +86,7 @@ class LOMPO:
             Phase('model', config.offline_model_train_steps,
                   self._graphs['model'],
                   lambda store: SequenceSampler(store, config, 'model'),
-                  video_every=config.offline_video_every),
+                  video_every=config.offline_video_every, prepare=tensors),
             Phase('agent', config.steps, self.update_agent,
                   lambda store: RowSampler(
                       config.seed, config.lompo.agent_batch_size,

@@ -159,14 +159,17 @@ class MOPO:
         """One epoch of the dynamics; nothing once training has ended."""
         if self.stopper.over:
             return {'stopped': 1.0, 'epochs': float(self.stopper.epochs)}
-        found: dict[str, list[float]] = {}
+        found: dict[str, list[tf.Tensor]] = {}
         for rows in self.plan.batches(step):
             metrics = self._graphs['model']({'rows': rows}, step)
             for name, value in metrics.items():
-                found.setdefault(name, []).append(float(value))
+                found.setdefault(name, []).append(value)
         errors = self.holdout_errors()
         self.stopper.update(errors)
-        return {**{name: float(np.mean(v)) for name, v in found.items()},
+        # Read at the end: to read each would wait for each update.
+        means = {name: float(np.mean([float(value) for value in values]))
+                 for name, values in found.items()}
+        return {**means,
                 'holdout_mse': float(errors.mean()),
                 'holdout_best': float(self.stopper.best.numpy().mean()),
                 'stopped': 0.0, 'epochs': float(self.stopper.epochs)}

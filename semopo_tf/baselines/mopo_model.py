@@ -70,7 +70,7 @@ class DynamicsEnsemble(tf.Module):
       scope: `model` by convention.
 
     Attributes:
-      elites: int32 [E], the networks that rollouts sample from.
+      elites: int64 [E], the networks that rollouts sample from.
     Raises UserError for settings that do not fit each other.
     """
 
@@ -97,7 +97,8 @@ class DynamicsEnsemble(tf.Module):
         self.lowest = scope.constant('logvar_min', (outputs,), low)
         self.highest = scope.constant('logvar_max', (outputs,), high)
         self.elites = tf.Variable(
-            np.arange(settings.elites, dtype=np.int32),
+            # No int32: a GPU keeps none of these, and XLA wants it there.
+            np.arange(settings.elites, dtype=np.int64),
             name=f'{scope.path}/elites')
         self._act = activation(settings.act)
         trained = {v.name.removesuffix(':0'): v for v in (

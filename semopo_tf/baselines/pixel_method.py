@@ -18,7 +18,7 @@ from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import Scope, values_by_name, variables_by_name
 from dreamerv2_base.noise import CounterDraws, Draws
 from dreamerv2_base.store import EpisodeStore
-from dreamerv2_base.tf import CountedGraph, tf
+from dreamerv2_base.tf import CountedGraph, tensors, tf
 from semopo_tf.baselines.drq_data import StackSampler, upscale
 from semopo_tf.baselines.drq_nets import (
     entropy,
@@ -86,7 +86,7 @@ class PixelMethod:
         """One phase of `steps` updates, evaluated before every
         `agent_train_steps` of them."""
         return [Phase('train', self.config.steps, self._update, self.source,
-                      self.config.agent_train_steps)]
+                      self.config.agent_train_steps, prepare=tensors)]
 
     def source(self, store: EpisodeStore) -> StackSampler:
         """The batches of a store."""

@@ -224,6 +224,9 @@ def stop_file(out: Path) -> Path:
 def environment(job: Job) -> dict[str, str]:
     """The environment of a run's commands: threads, unbuffered output."""
     found = {**os.environ, 'PYTHONUNBUFFERED': '1'}
+    # TensorFlow's own allocator doubles what it takes: too much where two
+    # runs share a card (not tried on one).
+    found.setdefault('TF_GPU_ALLOCATOR', 'cuda_malloc_async')
     if job.threads:
         count = str(job.threads)
         found.update(OMP_NUM_THREADS=count, TF_NUM_INTRAOP_THREADS=count,

@@ -43,12 +43,14 @@ ADDRESS="$HEAD:$PORT"
 export RAY_AUTH_MODE=token
 $RAY get-auth-token --generate > /dev/null
 
-srun --nodes=1 --ntasks=1 --overlap -w "$HEAD" \\
+# A step does not take over the cores of its job by itself.
+STEP="--overlap --cpus-per-task=$SLURM_CPUS_PER_TASK"
+srun $STEP --nodes=1 --ntasks=1 -w "$HEAD" \\
   $RAY start --head --port=$PORT --block &
 sleep 20
 OTHERS=$((SLURM_JOB_NUM_NODES - 1))
 if [ "$OTHERS" -gt 0 ]; then
-  srun --nodes=$OTHERS --ntasks=$OTHERS --overlap --exclude="$HEAD" \\
+  srun $STEP --nodes=$OTHERS --ntasks=$OTHERS --exclude="$HEAD" \\
     $RAY start --address="$ADDRESS" --block &
   sleep 10
 fi
