@@ -46,7 +46,7 @@ class Actor(tf.Module):
 
     def __call__(self, feat: tf.Tensor) -> TruncatedNormal:
         hidden = self._body.hidden(feat)
-        mean = tf.cast(self._body._out(hidden), tf.float32)
+        mean = self._body.output(hidden)
         std = tf.cast(self._std(hidden), tf.float32)
         scale = 2 * tf.sigmoid(std / 2) + self._min_std
         return TruncatedNormal(tf.tanh(mean), scale)

@@ -43,7 +43,9 @@ class Agent(tf.Module):
             config, self.world_model.rssm.feat_size, action_size,
             root / 'behavior')
 
-    def make_world_model(self, config: Config, image, action_size, scope):
+    def make_world_model(self, config: Config, image: tuple[int, int, int],
+                         action_size: int, scope: Scope) -> WorldModel:
+        """The world model of this agent; the arguments are WorldModel's."""
         return WorldModel(config, image, action_size, scope)
 
     # Learning.

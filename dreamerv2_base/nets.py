@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -291,9 +292,13 @@ class MLP(tf.Module):
             x = self._act(layer(x))
         return x
 
-    def __call__(self, x: tf.Tensor):
+    def output(self, hidden: tf.Tensor) -> tf.Tensor:
+        """[..., units] -> the output layer's [..., outputs], float32."""
+        return tf.cast(self._out(hidden), tf.float32)
+
+    def __call__(self, x: tf.Tensor) -> Any:
         """[..., inputs] -> a distribution of shape [...], or the output."""
-        out = tf.cast(self._out(self.hidden(x)), tf.float32)
+        out = self.output(self.hidden(x))
         if self._scalar:
             out = tf.squeeze(out, -1)
         if self._dist == 'mse':

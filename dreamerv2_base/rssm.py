@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from dreamerv2_base.distributions import DiagonalNormal, OneHot
 from dreamerv2_base.errors import UserError
@@ -88,8 +89,9 @@ class EnsembleRSSM(tf.Module):
         flat = self._flat(state['stoch'])
         return tf.concat([flat, state['deter']], -1)
 
-    def get_dist(self, state: Mapping[str, tf.Tensor]):
-        """The distribution of `stoch` given the statistics in `state`."""
+    def get_dist(self, state: Mapping[str, tf.Tensor]) -> Any:
+        """The distribution of `stoch`, [...], of the statistics in `state`:
+        OneHot or DiagonalNormal."""
         if self.discrete:
             return OneHot(tf.cast(state['logit'], tf.float32))
         return DiagonalNormal(tf.cast(state['mean'], tf.float32),

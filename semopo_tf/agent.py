@@ -10,9 +10,10 @@ from dreamerv2_base.actor_critic import Imagined
 from dreamerv2_base.agent import Agent
 from dreamerv2_base.config import Config
 from dreamerv2_base.nets import Scope
+from dreamerv2_base.noise import Draws
 from dreamerv2_base.optimizer import Optimizer
 from dreamerv2_base.tf import tf
-from dreamerv2_base.world_model import Outputs, WorldModel
+from dreamerv2_base.world_model import Batch, Metrics, Outputs, WorldModel
 from semopo_tf.penalties import penalty_by_name
 from semopo_tf.separated_model import SeparatedWorldModel
 
@@ -33,7 +34,9 @@ class PenalizedAgent(Agent):
                 scope, 'lambda', {'log_lambda': self.log_lambda},
                 self.LAMBDA_LR, self.KERAS_EPS, clip=0.0)
 
-    def make_world_model(self, config: Config, image, action_size, scope):
+    def make_world_model(self, config: Config, image: tuple[int, int, int],
+                         action_size: int, scope: Scope) -> WorldModel:
+        """Of two streams or of one, as `separate_wm` says."""
         kind = SeparatedWorldModel if config.separate_wm else WorldModel
         return kind(config, image, action_size, scope)
 
@@ -60,7 +63,10 @@ class PenalizedAgent(Agent):
         lambda_ = tf.stop_gradient(self.lambda_)
         return reward - lambda_ * penalty, {'penalty': penalty}
 
-    def agent_train(self, batch, draws):
+    def agent_train(self, batch: Batch, draws: Draws,
+                    ) -> tuple[Outputs, Metrics]:
+        """One update of actor and critic on chunks [B, T], and of λ where it
+        is tuned (baselines 1.7)."""
         lambda_ = tf.identity(self.lambda_)
         outputs, metrics = super().agent_train(batch, draws)
         cost = lambda_ * tf.reduce_mean(outputs['penalty'])

@@ -13,7 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from dreamerv2_base.envs.rollout import Finished, Rollout, _episode, _Run
+from dreamerv2_base.envs.rollout import (
+    EpisodeUnderWay,
+    Finished,
+    Rollout,
+    finished,
+)
 
 Arrays = dict[str, np.ndarray]
 
@@ -30,7 +35,7 @@ class LiveRollout(Rollout):
                  seed_of: Callable[[int], int], timeout: float = 120.0):
         super().__init__(make_env, envs, workers, timeout)
         self._seed_of = seed_of
-        self._runs: dict[int, _Run] = {}
+        self._runs: dict[int, EpisodeUnderWay] = {}
         self._begun = 0
 
     @property
@@ -72,7 +77,7 @@ class LiveRollout(Rollout):
                 run.background = background
             run.rows.append({**row, 'action': given[slot]})
         self._runs = following
-        return [(run.seed, _episode(run, True))
+        return [(run.seed, finished(run, True))
                 for run in following.values() if run.ended]
 
     def state(self) -> Arrays:
@@ -118,9 +123,9 @@ class LiveRollout(Rollout):
     def _goes_on(self, slot: int) -> bool:
         return slot in self._runs and not self._runs[slot].ended
 
-    def _next(self) -> _Run:
+    def _next(self) -> EpisodeUnderWay:
         self._begun += 1
         return self._numbered(self._begun - 1)
 
-    def _numbered(self, number: int) -> _Run:
-        return _Run(number, self._seed_of(number))
+    def _numbered(self, number: int) -> EpisodeUnderWay:
+        return EpisodeUnderWay(number, self._seed_of(number))

@@ -49,8 +49,10 @@ class Finished:
 
 
 @dataclass
-class _Run:
-    """An episode under way; rows[t] has the action that led to it."""
+class EpisodeUnderWay:
+    """What is known of an episode so far; rows[t] has the action that led to
+    it.
+    """
 
     number: int
     seed: int
@@ -121,7 +123,7 @@ class Rollout:
         done: list[Finished] = []
         while len(done) < episodes:
             numbers = range(len(done), min(len(done) + self._envs, episodes))
-            wave = {number - len(done): _Run(number, episode_seed(
+            wave = {number - len(done): EpisodeUnderWay(number, episode_seed(
                 seed, number)) for number in numbers}
             try:
                 self._wave(policy, wave, on_step)
@@ -130,7 +132,7 @@ class Rollout:
                 for worker in self._workers:
                     worker.end()
                 raise
-            done += [_episode(run, keep) for run in wave.values()]
+            done += [finished(run, keep) for run in wave.values()]
         return done
 
     def close(self) -> None:
@@ -144,7 +146,7 @@ class Rollout:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _wave(self, policy: Policy, wave: Mapping[int, _Run],
+    def _wave(self, policy: Policy, wave: Mapping[int, EpisodeUnderWay],
               on_step: Callable[[int], None] | None) -> None:
         still = np.zeros(self.action_size, np.float32)
         found = self._exchange(
@@ -163,7 +165,7 @@ class Rollout:
             if on_step is not None:
                 on_step(len(active))
 
-    def _batch(self, wave: Mapping[int, _Run], active: list[int],
+    def _batch(self, wave: Mapping[int, EpisodeUnderWay], active: list[int],
                ) -> dict[str, np.ndarray]:
         """Observations of all slots; zeros where nothing is going on."""
         batch = {}
@@ -177,7 +179,7 @@ class Rollout:
                 batch[key][slot] = wave[slot].rows[-1][key]
         return batch
 
-    def _exchange(self, wave: Mapping[int, _Run],
+    def _exchange(self, wave: Mapping[int, EpisodeUnderWay],
                   orders: Mapping[int, tuple[str, Any]]) -> dict[int, Any]:
         """One order per slot, to all workers at once; the answers."""
         shares = [{slot: order for slot, order in orders.items()
@@ -196,7 +198,7 @@ class Rollout:
             found.update(answer)
         return found
 
-    def _again(self, worker: _Worker, lost: Mapping[int, _Run],
+    def _again(self, worker: _Worker, lost: Mapping[int, EpisodeUnderWay],
                share: Mapping[int, tuple[str, Any]]) -> dict | None:
         """The answers that a worker owed, from a new process.
 
@@ -370,7 +372,8 @@ def _obey(envs: dict[int, Any], make_env: Callable[[], Any], verb: str,
             for slot, (name, value) in argument.items()}
 
 
-def _episode(run: _Run, keep: Sequence[str] | bool) -> Finished:
+def finished(run: EpisodeUnderWay, keep: Sequence[str] | bool) -> Finished:
+    """The episode with the arrays named in `keep` (True: all), [L, ...]."""
     rows = run.rows
     # Environments without pictures have none to keep.
     names = (list(rows[0]) if keep is True
