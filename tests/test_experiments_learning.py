@@ -55,6 +55,15 @@ def test_returns_with_the_final_one_last_and_the_mean_of_the_data(tmp_path):
     assert drawn(right) == [('-', [100.0], [2.0]), ('--', [100.0], [0.5])]
 
 
+def test_a_run_that_ends_before_the_others_is_said(tmp_path):
+    evidence = Evidence([row_of(tmp_path, 'SeMOPO', 0, RECORDS),
+                         row_of(tmp_path, 'SeMOPO', 1, RECORDS[:3])],
+                        ['table1'])
+    assert figures_learning.learning(evidence).notes[1:] == [
+        'walker walk, random, SeMOPO: from step 1000 on the mean is of 1 of 2 '
+        'runs.']
+
+
 def test_a_method_without_imagination_has_returns_alone(tmp_path):
     evidence = Evidence([row_of(tmp_path, 'BC', 0, [
         {'phase': 'train', 'step': 0, 'eval_return': 1.0},

@@ -17,7 +17,6 @@ import numpy as np
 from datasets import manifest, registry
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import read_record, read_rows
-from semopo_tf import settings
 from semopo_tf.experiments import grid, metrics, scales
 from semopo_tf.experiments.results import Row
 
@@ -101,18 +100,6 @@ class Evidence:
         return sum(cell.system == system and cell.set == name
                    and item in cell.items and variant in cell.variants
                    for cell in self.wanted)
-
-    def latents(self, system: str) -> str:
-        """What uncertainties of a system's states are counted in.
-
-        Gaussian latents and classes have other units, and so have different
-        numbers of them (specification of the baselines 10.5).
-        """
-        known = settings.presets()
-        rssm = known.apply(known.defaults, scales.presets_of(
-            scales.SCALES[self.scale], system)).rssm
-        return (f'{rssm.stoch} × {rssm.discrete} classes' if rssm.discrete
-                else f'a Gaussian of {rssm.stoch}')
 
     # What is there.
 
