@@ -290,6 +290,33 @@ def test_improvement_is_the_metrics(rows):
     assert 'every seed a run (2 × 2)' in texts
 
 
+def test_the_papers_marks_are_of_its_episodes_and_its_size(rows):
+    """Also where our runs are missing."""
+    def marks(some, scale):
+        wanted = [grid.Cell(system, SETS[0], 0, scale, ('',), ('figure4',))
+                  for system in ('SeMOPO', 'Se+RS')]
+        drawing, _ = draw('figure4', Evidence(
+            [dataclasses.replace(row, scale=scale) for row in some
+             if row.seed == 0 and row.set == SETS[0]], ['figure4'], wanted))
+        return [[text.get_text() for text in axes.texts
+                 if 'paper' in text.get_text()]
+                for axes in drawing.figure.axes]
+    assert marks(rows, 'mini') == [[], []]
+    for scale in ('paper', 'released'):
+        assert marks(rows, scale) == marks([], scale) == [['paper, above'], []]
+
+
+def test_notes_of_figure_4_call_systems_as_its_axis_does(rows):
+    some = [row for row in rows if row.system != 'Offline DV2']
+    drawing, texts = draw('figure4', evidence_of(some, 'figure4'))
+    assert 'Se+CS > Offline DV2+RS' in texts
+    assert any(note.startswith('Se+CS > Offline DV2+RS: left out are ')
+               for note in drawing.notes)
+    assert not any('SeMOPO >' in note for note in drawing.notes)
+    notes = draw('figure10', evidence_of(some, 'figure10'))[0].notes
+    assert 'Offline DV2+RS: missing: 4 runs.' in notes
+
+
 def test_a_set_with_a_missing_run_is_left_out_and_named(rows):
     some = [row for row in rows if (row.system, row.seed, row.set)
             != ('Se+RS', 1, SETS[1])]

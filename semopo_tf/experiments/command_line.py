@@ -84,7 +84,9 @@ def add_results(commands: argparse._SubParsersAction) -> None:
     """Register `results`."""
     new = commands.add_parser(
         'results', help='list, filter, export and import rows of runs',
-        description='Rows of a reproduction: one per finished run.')
+        description='Rows of a reproduction: one per finished run. A table on '
+        'a terminal; into a file or a pipe a line for each row, fields between '
+        'tabs.')
     new.add_argument('out', type=Path, help='the --out of a reproduction')
     for name in ('system', 'set', 'variant', 'scale', 'task', 'level'):
         new.add_argument(f'--{name}', nargs='+', help='only rows of these')
@@ -97,7 +99,8 @@ def add_results(commands: argparse._SubParsersAction) -> None:
                      help='add rows that --csv wrote, of other machines '
                      'say; what has a row is not run again')
     new.add_argument('--attempts', action='store_true',
-                     help='every start of a run, and how it ended')
+                     help='instead of rows every start of a run, and how it '
+                     'ended')
     new.set_defaults(call=results)
 
 
