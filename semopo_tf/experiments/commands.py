@@ -218,8 +218,8 @@ def _plan(options: argparse.Namespace, request: Request) -> int:
     speed = plan.bench_speed(options.bench) if options.bench else None
     store = (ResultStore(request.out)
              if (request.out / 'results.sqlite').exists() else None)
-    plan.show(request.cells, store.finished() if store else frozenset(),
-              store.rows() if store else (), speed, request.jobs,
+    plan.show(request.cells, store.rows() if store else (), speed,
+              request.jobs,
               {name: scales.find_data(name, request.data)
                for name in _shown(request)}, parse_flags(request.flags))
     return 0
