@@ -77,6 +77,22 @@ def test_two_names_of_one_run():
     assert not ours.difference(theirs)
 
 
+def test_one_run_is_not_planned_twice():
+    both = ['--table', '1', '--systems', 'SeMOPO', 'SeMOPO (paper)']
+    with pytest.raises(UserError, match=r'SeMOPO and SeMOPO \(paper\), which'):
+        request(*both, '--scale', 'paper')
+    names = {cell.system for cell in request(*both, '--scale', 'mini').cells}
+    assert names == {'SeMOPO', 'SeMOPO (paper)'}
+
+
+def test_help_names_every_system_and_what_it_does(capsys):
+    with pytest.raises(SystemExit):
+        parse('--help')
+    printed = ' '.join(capsys.readouterr().out.split())
+    assert ', '.join(grid.SYSTEMS) in printed
+    assert 'as many as cores, at most 4' in printed
+
+
 def test_own_sets_stand_in():
     found = grid.cells(
         grid.items_named([1], [2, 9]), ['our_own_set'], 1, 'mini')

@@ -112,6 +112,7 @@ def _request(options: argparse.Namespace, rest: list[str]) -> Request:
     if options.systems:
         systems = tuple(grid.system_named(name).name
                         for name in options.systems)
+        _expect_different(scale, systems)
         if options.label:
             systems = tuple(f'{name} [{options.label}]' for name in systems)
         extra = systems
@@ -128,6 +129,19 @@ def _request(options: argparse.Namespace, rest: list[str]) -> Request:
     data = options.data.expanduser().resolve()
     return Request(items, offered, cells, scale, out, data,
                    _whole(options.video_dir), jobs, tuple(rest))
+
+
+def _expect_different(scale: scales.Scale, systems: Sequence[str]) -> None:
+    """Raises UserError for two systems that are one and the same run."""
+    known: dict[tuple[str, ...], str] = {}
+    for name in dict.fromkeys(systems):
+        presets = scales.presets_of(scale, name)
+        if presets in known:
+            raise UserError(
+                f'--systems: expected different runs, found {known[presets]} '
+                f'and {name}, which at --scale {scale.name} are the same '
+                f'({" ".join(presets)}); leave {name} out')
+        known[presets] = name
 
 
 def _check_label(options: argparse.Namespace, rest: Sequence[str]) -> None:
