@@ -420,7 +420,7 @@ def test_frames_are_those_that_all_methods_were_measured_on(tmp_path):
                      quantities('Offline DV2', frames=1))]
     evidence = evidence_of(made, 'figure3', sets=SETS[1:], seeds=1)
     drawing, texts = draw('figure3', evidence)
-    assert texts.count(' missing') == 2  # one in each frame
+    assert texts.count(' not measured') == 2  # one in each frame
     assert any('Offline DV2 was measured on other frames' in note
                for note in drawing.notes)
 
@@ -439,6 +439,20 @@ def test_endogenous_reconstructions_are_shown(rows):
     strips = [axes.images[0].get_array() for axes in drawing.figure.axes[:5]]
     assert [int(strip[0, 0, 0]) for strip in strips] == [0, 2, 2, 2, 1]
     assert 'Offline DV2+RS' in texts
+
+
+def test_a_run_of_the_seed_that_was_not_measured_is_told_from_a_missing_one(
+        rows, tmp_path):
+    some = [row for row in rows if row.set == SETS[1] and row.system in (
+        'SeMOPO', 'Se+RS')]
+    some += [make_row(tmp_path, SETS[1], 'Offline DV2', 0, values={})]
+    drawing, texts = draw('figure5', evidence_of(
+        some, 'figure5', sets=SETS[1:]))
+    assert ('cheetah_run_random: seed 0; Se+RS+DRP is missing, Offline DV2 is '
+            'not measured.' in drawing.notes)
+    assert 'missing: 2 runs' in texts
+    assert 'missing: 1 of 2 runs,\n1 of 2 runs not measured' in texts
+    assert figure_style.NOT_MEASURED in drawing.notes
 
 
 # The page.

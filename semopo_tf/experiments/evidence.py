@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -198,10 +199,12 @@ class Evidence:
 
     def curve(self, row: Row, phase: str, name: str) -> Curve | None:
         """A metric of a run's records; None where there is none."""
+        path = Path(row.logdir) / 'metrics.jsonl'
+        if not row.logdir or not path.exists():
+            return None
         points = [(line['step'], float(line[name]))
-                  for line in read_rows(Path(row.logdir) / 'metrics.jsonl')
-                  if row.logdir and line['phase'] == phase
-                  and name in line]
+                  for line in _records(path, path.stat().st_mtime_ns)
+                  if line['phase'] == phase and name in line]
         if not points:
             return None
         kept = [point for point in points if math.isfinite(point[1])]
@@ -305,6 +308,12 @@ def plural(count: int, noun: str) -> str:
 
 
 # Pieces.
+
+
+@functools.lru_cache(maxsize=32)  # the runs of a system on a task
+def _records(path: Path, changed: int) -> list[dict[str, Any]]:
+    """Rows of a record as it is since `changed`, for all of its metrics."""
+    return read_rows(path)
 
 
 def _measure(row: Row) -> str:

@@ -134,7 +134,7 @@ def lacking(evidence: Evidence, item: str, systems: Sequence[str],
     if rest > 0:
         of = '' if rest == wanted else f'of {wanted} '
         texts.append(f'{rest} {of}{"run" if wanted == 1 else "runs"} {word}')
-    return ', '.join(texts)
+    return ',\n'.join(texts)  # panels are narrow
 
 
 def say_missing(axes: Axes, text: str) -> None:

@@ -190,7 +190,7 @@ def _bars(evidence: Evidence, item: str, panels: Sequence[Sequence[Group]],
                 title(axes, task, '\n'.join(_partial(
                     evidence, item, every, names, quantities[0])))
             if column == 0:
-                own = (f'{groups[0].system}, ' if len(groups) == 1
+                own = (f'{groups[0].system}\n' if len(groups) == 1
                        and len(panels) > 1 else '')
                 axes.set_ylabel(own + _name(groups[0], quantity))
     key(figure, {group.label: group.colour

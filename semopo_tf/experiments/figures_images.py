@@ -82,12 +82,14 @@ def _frames(part: SubFigure, evidence: Evidence, name: str,
     for number, image in enumerate(images):
         _picture(panels[0, number], image)
         axes = panels[1, number]
-        for place, (_, stream) in enumerate(streams):
+        for place, (system, stream) in enumerate(streams):
             if stream in found:
                 axes.bar(place, found[stream][number], 0.8, lw=0,
                          color=STREAM_COLOURS[stream])
             else:
-                axes.text(place, 0, ' missing', rotation=90, fontsize=6,
+                word = ('missing' if f'{system} is missing' in text
+                        else 'not measured')
+                axes.text(place, 0, f' {word}', rotation=90, fontsize=6,
                           ha='center', va='bottom')
         axes.set_ylim(0, 1.05 * top)
         axes.set_xticks([])

@@ -26,7 +26,7 @@ def latents(evidence: Evidence, system: str, name: str) -> str:
     Of its runs' `config.yaml`, of which keys may have changed what presets
     say; of presets where no run has one. Several kinds are joined by 'or'.
     """
-    found = {_kind(*_sizes(path, path.stat().st_mtime))
+    found = {_kind(*_sizes(path, path.stat().st_mtime_ns))
              for row in evidence.runs(system, name) if row.logdir
              and (path := Path(row.logdir) / 'config.yaml').exists()}
     if not found:
@@ -53,7 +53,7 @@ def spelled(names: Iterable[str]) -> str:
 
 
 @functools.cache
-def _sizes(path: Path, changed: float) -> tuple[int, int]:
+def _sizes(path: Path, changed: int) -> tuple[int, int]:
     """`rssm.stoch` and `rssm.discrete` of a file as it is since `changed`."""
     rssm = load_config(path).rssm
     return rssm.stoch, rssm.discrete
