@@ -44,7 +44,7 @@ def curves(rows: Sequence[dict[str, Any]]) -> bytes:
                   marker='.' if len(points) < 12 else None)
         axes.set_title(name, fontsize=8)
         axes.tick_params(labelsize=7)
-        axes.yaxis.get_offset_text().set_size(7)
+        axes.yaxis.get_offset_text().set_fontsize(7)
         axes.grid(alpha=.3)
     return _svg(figure)
 
