@@ -167,6 +167,8 @@ def _returns_figure(report: Report) -> Figure:
         axes.hist(values, bins=min(40, max(5, len(values) // 5)), alpha=.7)
     theirs = report.named.statistics if report.named else Statistics()
     for name, value in theirs.known().items():
+        if name == 'std':  # a width, no place on this axis
+            continue
         axes.axvline(value, color='tab:red', lw=1, ls='--')
         axes.text(value, .98, f' {name}', rotation=90, fontsize=7,
                   va='top', transform=axes.get_xaxis_transform())

@@ -165,10 +165,11 @@ def _videos(run: _Run) -> str:
         newest[(phase, name)] = path
     parts, size, left_out = [], 0, 0
     for (phase, name), path in newest.items():
-        size += path.stat().st_size
-        if size > VIDEO_BUDGET:
+        more = path.stat().st_size
+        if size + more > VIDEO_BUDGET:  # a smaller one may still fit
             left_out += 1
             continue
+        size += more
         step = int(path.stem.split('_', 2)[1])
         text = CAPTIONS.get(name, name)
         parts.append(

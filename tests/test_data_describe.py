@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import re
 import shlex
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 
 import run
 from datasets import build, describe, registry, scene, table3
-from datasets.validate import validate
+from datasets.validate import Report, validate
 from dreamerv2_base.errors import UserError
 from semopo_tf import settings
 from tests.helpers import ROOT, make_folder
@@ -48,6 +49,18 @@ def test_statistics():
     assert found == table3.Statistics(
         2.5, 1.118033988749895, 1.0, 1.75, 2.5, 3.25, 4.0)
     assert table3.Statistics(maximum=3.0).known() == {'maximum': 3.0}
+
+
+def test_a_deviation_is_no_return(tmp_path):
+    """It has no place among the lines on the axis of returns."""
+    named = dataclasses.replace(
+        registry.find('walker_walk_random'),
+        statistics=table3.Statistics(mean=40.0, std=7.0, maximum=90.0))
+    figure = describe._returns_figure(Report(tmp_path, named, [], []))
+    axes, = figure.axes
+    assert [text.get_text().strip() for text in axes.texts] == [
+        'mean', 'maximum']
+    assert [line.get_xdata()[0] for line in axes.lines] == [40.0, 90.0]
 
 
 def test_contact_sheet():

@@ -13,6 +13,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from dreamerv2_base.errors import UserError
+from semopo_tf import settings
 from semopo_tf.experiments import (
     figure_style,
     figures,
@@ -23,8 +24,9 @@ from semopo_tf.experiments import (
     metrics,
     page,
     paper_numbers,
+    units,
 )
-from semopo_tf.experiments.evidence import Evidence
+from semopo_tf.experiments.evidence import Curve, Evidence
 from semopo_tf.experiments.results import Row
 
 SETS = ('walker_walk_random', 'cheetah_run_random')
@@ -37,7 +39,8 @@ def few_resamples(monkeypatch):
 
 
 def quantities(system, frames=0):
-    """What a run may have measured; u and md are literal numbers."""
+    """What a run may have measured; md are literal numbers, u three times
+    those."""
     level = {'endogenous': 1.0, 'exogenous': 2.0, 'joint': 3.0}
     streams = ['joint']
     if system.startswith('Se'):
@@ -45,11 +48,15 @@ def quantities(system, frames=0):
     image = np.full((1, 4, 8, 8, 3), 10 * frames, np.uint8)
     found = {'frames/index': np.array([[0, 1], [0, 2]]) + frames,
              'frames/image': image[0, :2], 'reconstruction/image': image,
-             'reconstruction/model': image + 1}
+             'reconstruction/model': image + 1,
+             'uncertainty/penalty': np.array('disagreement'),
+             'frames/penalty': np.array('disagreement'),
+             'entropy/updates': np.array([100, 200])}
     for stream in streams:
         spread = np.array([-0.5, 0.5]) + level[stream]
         found[f'uncertainty/{stream}/md'] = spread
         found[f'uncertainty/{stream}/vlp'] = 10 * spread
+        found[f'uncertainty/{stream}/u'] = 3 * spread
         found[f'frames/{stream}/u'] = spread
     if 'endogenous' in streams:
         found['reconstruction/endogenous'] = image + 2
@@ -135,13 +142,17 @@ def test_without_rows_every_panel_says_missing(item):
 
 
 @pytest.mark.parametrize('item', ALL)
-def test_missing_quantities_are_said_to_be_missing(item, tmp_path):
+def test_runs_that_were_not_measured_are_not_said_to_be_missing(item, tmp_path):
     made = [make_row(tmp_path, name, system, seed, values={}, norms=())
             for name in SETS for system in grid.ITEMS[item].systems
             for seed in range(2)]
-    _, texts = draw(item, evidence_of(made, item))
-    found = any('missing' in text for text in texts)
+    drawing, texts = draw(item, evidence_of(made, item))
+    found = any('not measured' in text or 'without records' in text
+                for text in texts)
     assert found == (item not in ('figure4', 'figure10'))  # returns alone
+    assert not any('missing: ' in text for text in texts)  # the rows are there
+    if found:
+        assert any('copy runs/' in note for note in drawing.notes)
 
 
 # Bars.
@@ -150,10 +161,74 @@ def test_missing_quantities_are_said_to_be_missing(item, tmp_path):
 def test_bars_are_means_and_whiskers_deviations(rows):
     drawing, _ = draw('figure2', evidence_of(rows, 'figure2'))
     axes = drawing.figure.axes[0]
-    assert [bar.get_height() for bar in axes.patches] == [1.0, 3.0]
+    assert [bar.get_height() for bar in axes.patches] == [3.0, 9.0]
     whisker = axes.containers[1].lines[2][0].get_segments()[0]
-    assert whisker[:, 1].tolist() == [0.5, 1.5]  # ± 0.5
+    assert whisker[:, 1].tolist() == [1.5, 4.5]  # ± 3 · 0.5
     assert 'on 2 of 2 sets' in ' '.join(drawing.notes)
+
+
+def test_figure_2_shows_the_penalty_of_the_runs_and_names_it(rows):
+    drawing, texts = draw('figure2', evidence_of(rows, 'figure2'))
+    assert 'uncertainty u\n(disagreement)' in texts
+    assert not any('vlp' in text for text in texts)  # figures 7 and 8 alone
+    for system in SYSTEMS[:2]:
+        assert (f'{system}: u is the penalty of its runs, disagreement.'
+                in drawing.notes)
+    for item in ('figure7', 'figure8'):
+        heights = [bar.get_height() for bar in
+                   draw(item, evidence_of(rows, item))[0].figure.axes[
+                       0].patches]
+        assert heights[0] == 1.0  # md
+
+
+def test_measurements_without_u_fall_back_to_md_and_say_so(tmp_path):
+    """All runs of a system together: one of the old ones is enough."""
+    old = {key: value for key, value in quantities('SeMOPO').items()
+           if key.split('/')[-1] not in ('u', 'penalty')}
+    old |= {key: value for key, value in quantities('SeMOPO').items()
+            if key.startswith('frames/') and key.endswith('/u')}
+    made = [make_row(tmp_path, SETS[1], 'SeMOPO', seed, values)
+            for seed, values in enumerate((old, None))]
+    made.append(make_row(tmp_path, SETS[1], 'Offline DV2', 0))
+    drawing, _ = draw('figure2', evidence_of(made, 'figure2', sets=SETS[1:]))
+    heights = [[bar.get_height() for bar in axes.patches]
+               for axes in drawing.figure.axes]
+    assert heights == [[1.0], [9.0]]  # axes of their own: other penalties
+    notes = ' '.join(drawing.notes)
+    assert 'SeMOPO: shown is mean disagreement (md)' in notes
+    assert 'Offline DV2: u is the penalty of its runs, disagreement.' in notes
+    assert 'and of the penalty' in notes
+    assert 'smaller mean' not in notes
+    drawing, _ = draw('figure3', evidence_of(
+        made, 'figure3', sets=SETS[1:], seeds=1))
+    notes = ' '.join(drawing.notes)
+    assert 'SeMOPO: u is mean disagreement (md), whichever' in notes
+    assert 'not compared across systems' in notes
+
+
+def test_units_are_those_of_the_runs_not_of_their_presets(tmp_path):
+    """`--rssm.discrete 0`, given to every run."""
+    made = [make_row(tmp_path, SETS[1], system, 0) for system in SYSTEMS[:3]]
+    for row, stoch in zip(made, (6, 6, 4), strict=True):
+        config, _ = settings.resolve(['--configs', 'demo', '--rssm.discrete',
+                                      '0', '--rssm.stoch', str(stoch)])
+        config.save(Path(row.logdir) / 'config.yaml')
+    drawing, _ = draw('figure7', evidence_of(
+        made, 'figure7', sets=SETS[1:], seeds=1))
+    assert ('Units are those of the latents (SeMOPO: a Gaussian of 6, Offline '
+            'DV2: a Gaussian of 6, LOMPO: a Gaussian of 4): panels'
+            in ' '.join(drawing.notes))
+
+
+def test_units_of_systems_that_were_asked_for_alone():
+    """LOMPO was not: the others share axes, and nothing says otherwise."""
+    evidence = Evidence([], ['figure7'], [
+        grid.Cell(system, name, 0, 'mini', ('',), ('figure7',))
+        for system in SYSTEMS[:2] for name in SETS])
+    assert units.latents(evidence, 'SeMOPO', SETS[0]) == 'a Gaussian of 32'
+    drawing, _ = draw('figure7', evidence)
+    assert not any('own axes' in note for note in drawing.notes)
+    assert len(drawing.figure.axes) == 4  # md and vlp × two tasks
 
 
 def test_lompo_has_its_own_axes(rows):
@@ -182,7 +257,7 @@ def test_latents_of_other_kinds_are_not_compared(tmp_path):
             assert 'Offline DV2: 32 × 32 classes' in notes
             heights = [[bar.get_height() for bar in axes.patches]
                        for axes in drawing.figure.axes]
-            assert heights == [[1.0], [3.0], [10.0], [30.0]]
+            assert heights == [[3.0], [9.0]]
 
 
 def test_a_claim_that_does_not_hold_is_said(tmp_path):
@@ -213,6 +288,33 @@ def test_improvement_is_the_metrics(rows):
     assert values == ['1.00', '1.00', '1.00', '1.00', '0.00', '0.00'] * 2
     assert 'every final episode a run (4 × 2)' in texts
     assert 'every seed a run (2 × 2)' in texts
+
+
+def test_the_papers_marks_are_of_its_episodes_and_its_size(rows):
+    """Also where our runs are missing."""
+    def marks(some, scale):
+        wanted = [grid.Cell(system, SETS[0], 0, scale, ('',), ('figure4',))
+                  for system in ('SeMOPO', 'Se+RS')]
+        drawing, _ = draw('figure4', Evidence(
+            [dataclasses.replace(row, scale=scale) for row in some
+             if row.seed == 0 and row.set == SETS[0]], ['figure4'], wanted))
+        return [[text.get_text() for text in axes.texts
+                 if 'paper' in text.get_text()]
+                for axes in drawing.figure.axes]
+    assert marks(rows, 'mini') == [[], []]
+    for scale in ('paper', 'released'):
+        assert marks(rows, scale) == marks([], scale) == [['paper, above'], []]
+
+
+def test_notes_of_figure_4_call_systems_as_its_axis_does(rows):
+    some = [row for row in rows if row.system != 'Offline DV2']
+    drawing, texts = draw('figure4', evidence_of(some, 'figure4'))
+    assert 'Se+CS > Offline DV2+RS' in texts
+    assert any(note.startswith('Se+CS > Offline DV2+RS: left out are ')
+               for note in drawing.notes)
+    assert not any('SeMOPO >' in note for note in drawing.notes)
+    notes = draw('figure10', evidence_of(some, 'figure10'))[0].notes
+    assert 'Offline DV2+RS: missing: 4 runs.' in notes
 
 
 def test_a_set_with_a_missing_run_is_left_out_and_named(rows):
@@ -259,8 +361,40 @@ def test_entropy_curves_and_claim(rows, tmp_path):
     assert figures_curves.entropy_claim(other, SETS[:1], 'nearest') == (
         'Conservative below random, nearest neighbours: on 1 of 1 sets.')
     assert figures_curves.entropy_claim(other, SETS[:1], 'gaussian') == (
-        'Conservative below random, Gaussian: nothing to compare. 1 sets '
-        'have no such number.')
+        'Conservative below random, Gaussian: nothing to compare. 1 set '
+        'has no such number.')
+
+
+def test_the_length_of_an_epoch_is_said(tmp_path):
+    made = [make_row(tmp_path, SETS[0], 'SeMOPO', seed) for seed in range(2)]
+    evidence = evidence_of(made, 'figure6', sets=SETS[:1])
+    assert ('An epoch of every run is 100 updates.'
+            in draw('figure6', evidence)[0].notes)
+    values = {**quantities('SeMOPO'), 'entropy/updates': np.array([1, 2])}
+    made[0] = make_row(tmp_path, SETS[0], 'SeMOPO', 0, values)
+    notes = draw('figure6', evidence)[0].notes
+    assert 'An epoch is 1 update: walker_walk_random seed 0.' in notes
+    assert 'An epoch is 100 updates: walker_walk_random seed 1.' in notes
+
+
+@pytest.mark.parametrize(('steps', 'said'), [
+    (([1, 2, 3], [1, 2, 3]), ''),
+    (([1, 2, 3, 4], [1, 2], [1, 2, 3, 4]),
+     'from step 3 on the mean is of 2 of 3 runs'),
+    (([1, 2, 3], [1, 3]), 'at 1 of 3 steps the mean is not of all runs, at '
+     'the least of 1 of 2 runs')])
+def test_runs_that_drop_out_of_a_mean_are_said(steps, said):
+    curves = [Curve(np.array(some), np.ones(len(some))) for some in steps]
+    assert figures_curves.thinned(curves) == said
+
+
+def test_a_norm_curve_says_where_runs_drop_out(tmp_path):
+    made = [make_row(tmp_path, SETS[0], 'SeMOPO', seed, norms=norms)
+            for seed, norms in enumerate(((1.0, 2.0, 3.0), (1.0,)))]
+    drawing, _ = draw('figure9', evidence_of(
+        made, 'figure9', ('SeMOPO',), SETS[:1]))
+    assert ('walker walk, SeMOPO: from step 200 on the mean is of 1 of 2 '
+            'runs.' in drawing.notes)
 
 
 def test_norms_that_are_not_finite_are_left_out_and_counted(tmp_path):
@@ -286,7 +420,7 @@ def test_frames_are_those_that_all_methods_were_measured_on(tmp_path):
                      quantities('Offline DV2', frames=1))]
     evidence = evidence_of(made, 'figure3', sets=SETS[1:], seeds=1)
     drawing, texts = draw('figure3', evidence)
-    assert texts.count(' missing') == 2  # one in each frame
+    assert texts.count(' not measured') == 2  # one in each frame
     assert any('Offline DV2 was measured on other frames' in note
                for note in drawing.notes)
 
@@ -305,6 +439,20 @@ def test_endogenous_reconstructions_are_shown(rows):
     strips = [axes.images[0].get_array() for axes in drawing.figure.axes[:5]]
     assert [int(strip[0, 0, 0]) for strip in strips] == [0, 2, 2, 2, 1]
     assert 'Offline DV2+RS' in texts
+
+
+def test_a_run_of_the_seed_that_was_not_measured_is_told_from_a_missing_one(
+        rows, tmp_path):
+    some = [row for row in rows if row.set == SETS[1] and row.system in (
+        'SeMOPO', 'Se+RS')]
+    some += [make_row(tmp_path, SETS[1], 'Offline DV2', 0, values={})]
+    drawing, texts = draw('figure5', evidence_of(
+        some, 'figure5', sets=SETS[1:]))
+    assert ('cheetah_run_random: seed 0; Se+RS+DRP is missing, Offline DV2 is '
+            'not measured.' in drawing.notes)
+    assert 'missing: 2 runs' in texts
+    assert 'missing: 1 of 2 runs,\n1 of 2 runs not measured' in texts
+    assert figure_style.NOT_MEASURED in drawing.notes
 
 
 # The page.

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.logger import read_rows
+from semopo_tf.experiments import evidence as evidence_module
 from semopo_tf.experiments import (
     figures,
     figures_learning,
@@ -53,6 +56,33 @@ def test_returns_with_the_final_one_last_and_the_mean_of_the_data(tmp_path):
     assert drawn(left) == [('-', [0.0, 500.0, 1000.0], [20.0, 25.0, 40.0]),
                            ('--', [0.0, 1.0], [6.0, 6.0])]
     assert drawn(right) == [('-', [100.0], [2.0]), ('--', [100.0], [0.5])]
+
+
+def test_a_record_is_read_once_for_all_of_its_metrics(tmp_path, monkeypatch):
+    row, read = row_of(tmp_path, 'SeMOPO', 0, RECORDS), []
+
+    def counted(path):
+        read.append(path)
+        return read_rows(path)
+    monkeypatch.setattr(evidence_module, 'read_rows', counted)
+    evidence = Evidence([row], ['table1'])
+    for name, values in (('reward_mean', [2.0]), ('penalty_mean', [0.5])):
+        assert evidence.curve(row, 'agent', name).values.tolist() == values
+    assert len(read) == 1
+    with (Path(row.logdir) / 'metrics.jsonl').open('a') as file:
+        file.write(json.dumps({'phase': 'agent', 'step': 1100,
+                               'reward_mean': 9.0}) + '\n')
+    assert evidence.curve(
+        row, 'agent', 'reward_mean').values.tolist() == [2.0, 9.0]
+
+
+def test_a_run_that_ends_before_the_others_is_said(tmp_path):
+    evidence = Evidence([row_of(tmp_path, 'SeMOPO', 0, RECORDS),
+                         row_of(tmp_path, 'SeMOPO', 1, RECORDS[:3])],
+                        ['table1'])
+    assert figures_learning.learning(evidence).notes[1:] == [
+        'walker walk, random, SeMOPO: from step 1000 on the mean is of 1 of 2 '
+        'runs.']
 
 
 def test_a_method_without_imagination_has_returns_alone(tmp_path):

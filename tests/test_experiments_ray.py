@@ -12,11 +12,12 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from dreamerv2_base.errors import UserError
-from semopo_tf.experiments import commands, ray_sweep, runner
+from semopo_tf.experiments import commands, ray_driver, ray_sweep, runner
 from semopo_tf.experiments.ray_sweep import RayPool
 from semopo_tf.experiments.results import ResultStore
 from tests.test_experiments_grid import parse
@@ -218,6 +219,27 @@ def test_ray_gives_the_rows_of_a_serial_sweep(tmp_path, ray_home):
     run(jobs['ray'], stores['ray'], pool=RayPool(
         'local', 2, tmp_path / 'ray.log', work=WORK))
     assert numbers(stores['ray']) == numbers(stores['serial'])
+
+
+@pytest.mark.parametrize(('there', 'gpus', 'cpus', 'threads'), [
+    ({}, None, 1.0, 1), ({}, None, 3.0, 3), ({'GPU': 1}, 0, 0.4, 1),
+    ({'GPU': 1}, None, 3.0, 0), ({}, 0.5, 3.0, 0)])
+def test_a_run_without_a_gpu_has_the_cores_that_it_is_given(
+        tmp_path, monkeypatch, there, gpus, cpus, threads):
+    """0: TensorFlow decides; with a GPU it hardly uses them."""
+    started = []
+
+    def remote(**wanted):
+        return lambda task: SimpleNamespace(
+            remote=lambda work, job: started.append(job))
+    monkeypatch.setitem(sys.modules, 'ray', SimpleNamespace(
+        init=lambda **_: None, cluster_resources=lambda: there, remote=remote,
+        get_runtime_context=lambda: SimpleNamespace(
+            get_node_id=lambda: 'node')))
+    tasks = ray_driver.Tasks(ray_driver.Cluster(
+        'auto', 1, gpus, cpus, WORK, tmp_path / 'log'))
+    tasks.start(0, make_jobs(tmp_path)[0])
+    assert [job.threads for job in started] == [threads]
 
 
 def test_no_cluster_is_one_line(tmp_path, monkeypatch, ray_home):

@@ -208,9 +208,31 @@ def test_results_command(tmp_path, capsys):
     assert commands.show_results(*parse_command(
         'results', str(tmp_path), '--system', 'BC', '--seed', '1')) == 0
     printed = capsys.readouterr().out
-    assert 'demo/walker_walk_random/bc/seed1' in printed
-    assert '1 rows' in printed
+    header, line = printed.splitlines()
+    assert header.split('\t')[:4] == ['run', 'system', 'episodes', 'return']
+    assert line.split('\t')[:5] == [
+        'demo/walker_walk_random/bc/seed1', 'BC', '2', '10.5', '0.5']
     target = tmp_path / 'all.csv'
     commands.show_results(*parse_command(
         'results', str(tmp_path), '--csv', str(target)))
     assert len(target.read_text().splitlines()) == 5
+
+
+def test_rows_are_printed_in_the_same_order_whatever_ended_first(
+        tmp_path, capsys):
+    store = ResultStore(tmp_path)
+    jobs = make_jobs(tmp_path)
+    run(jobs[::-1], store)
+    from tests.test_experiments_grid import parse_command
+    commands.show_results(*parse_command('results', str(tmp_path)))
+    first = capsys.readouterr().out.splitlines()[1:]
+    assert [line.split('\t')[0] for line in first] == [
+        f'demo/walker_walk_random/{name}/seed{seed}'
+        for name in ('bc', 'semopo') for seed in range(2)]
+
+
+def test_attempts_are_not_written_to_a_csv(tmp_path):
+    from tests.test_experiments_grid import parse_command
+    with pytest.raises(UserError, match='--attempts or --csv, found both'):
+        commands.show_results(*parse_command(
+            'results', str(tmp_path), '--attempts', '--csv', 'all.csv'))

@@ -184,8 +184,10 @@ def test_md_and_vlp_are_the_golden_penalties(S):
     """G4: K = 3, two latents of three classes; classes 0 and 2 drawn."""
     stats = {'logit': tf.constant(S((3, 1, 2, 3), .6, .2, 1.5))}
     stoch = tf.constant([[[1., 0, 0], [0, 0, 1]]])
-    found = quantities.judged(stats, stoch)
+    found = quantities.judged(stats, stoch, 'disagreement')
     np.testing.assert_allclose(found['md'], [0.355410], atol=2e-6)
+    np.testing.assert_allclose(
+        found['u'], penalties.disagreement(stats, stoch), rtol=1e-6)
     np.testing.assert_allclose(found['vlp'], [1.106919], atol=2e-6)
     np.testing.assert_allclose(
         found['log_prob'], [[-3.893997, -1.259623, -3.132483]], atol=2e-6)
@@ -195,7 +197,8 @@ def test_md_and_vlp_of_gaussian_heads(S):
     """G7, LOMPO: `mean` and `log_prob`."""
     stats = {'mean': tf.constant(S((3, 1, 4), .6, .2)),
              'std': tf.constant(.1 + np.abs(S((3, 1, 4), .9, .5)))}
-    found = quantities.judged(stats, tf.constant(S((1, 4), 1.7, .1)))
+    found = quantities.judged(
+        stats, tf.constant(S((1, 4), 1.7, .1)), 'mean_disagreement')
     np.testing.assert_allclose(found['md'], [1.329903], atol=2e-5)
     np.testing.assert_allclose(found['vlp'], [29.174295], rtol=1e-5)
     np.testing.assert_allclose(
@@ -209,8 +212,12 @@ def test_uncertainty_of_each_method(models, store, kind, names):
     model = models(kind)
     found = quantities.uncertainty(
         streams.Filter(model, 0, 'x'), store, 30, 0)
-    assert {key.split('/')[1] for key in found} - {'index'} == set(names)
+    assert {key.split('/')[1] for key in found} - {
+        'index', 'penalty'} == set(names)
+    assert found['uncertainty/penalty'] == 'mean_disagreement'
     for name in names:
+        np.testing.assert_array_equal(
+            found[f'uncertainty/{name}/u'], found[f'uncertainty/{name}/md'])
         md, vlp, log_prob = (found[f'uncertainty/{name}/{key}']
                              for key in ('md', 'vlp', 'log_prob'))
         assert md.shape == vlp.shape == (30,)
@@ -227,6 +234,35 @@ def test_uncertainty_of_each_method(models, store, kind, names):
     index = found['uncertainty/index']
     np.testing.assert_array_equal(
         index, streams.places(store.rows, 30, 0, 'uncertainty'))
+
+
+def test_u_is_the_penalty_of_the_run(store):
+    """At `paper` the sum of squared deviations, equation (2)."""
+    config = config_of('semopo', '--offline_penalty_type', 'disagreement')
+    method = registry.method_class(config)(config, None, action_size=6)
+    filtered = streams.Filter(streams.model_of(method, config), 0, 'x')
+    found = quantities.uncertainty(filtered, store, 5, 0)
+    shown = quantities.frames(filtered, store, 0)
+    index = {'uncertainty': found['uncertainty/index'] + quantities.NEXT,
+             'frames': shown['frames/index']}
+    for kind, arrays in (('uncertainty', found), ('frames', shown)):
+        assert arrays[f'{kind}/penalty'] == 'disagreement'
+        states = streams.states_at(filtered, store, index[kind])
+        for stream in filtered.streams:
+            state = states[stream.name]
+            stats = stream.rssm.ensemble_stats(tf.constant(state['deter']))
+            means = tf.nn.softmax(stats['logit']).numpy()
+            squares = ((means - means.mean(0)) ** 2).sum((-2, -1))
+            np.testing.assert_allclose(
+                arrays[f'{kind}/{stream.name}/u'], squares.sum(0), rtol=1e-4)
+
+
+@pytest.mark.parametrize(('given', 'measured'), [
+    ('meandis', 'mean_disagreement'), ('none', 'mean_disagreement'),
+    ('log_prob_ens', 'log_prob'), ('max_pairwise', 'max_pairwise')])
+def test_the_measured_penalty_by_its_name(given, measured):
+    config = config_of('semopo', '--offline_penalty_type', given)
+    assert quantities.penalty_of(config) == measured
 
 
 def test_a_sample_of_a_head_is_one_of_its_own():
@@ -392,6 +428,20 @@ def test_entropy_of_both_samplings(store):
     assert found['entropy/updates'].tolist() == [2, 4, 6, 8, 10, 12]
     assert (found['entropy/random/histogram']
             != found['entropy/conservative/histogram']).any()
+
+
+@pytest.mark.parametrize(('flags', 'ends'), [
+    (['--sampling', 'paper'], [1, 2, 3]),
+    (['--sampling', 'paper', '--sampling_epoch_updates', '3'],
+     [3, 6, 9, 12]),
+    (['--sampling', 'random'], [2, 4, 6, 8, 10, 12])])
+def test_an_epoch_is_that_of_the_scheme(store, flags, ends):
+    config = config_of('semopo', '--offline_model_train_steps', '12', *flags)
+    found = action_entropy.entropy(config, NoImages(store), 0)
+    assert found['entropy/updates'].tolist()[:len(ends)] == ends
+    if 'paper' in flags:  # a trajectory more with every epoch, of three
+        assert found['entropy/open'].tolist() == [
+            number >= 2 for number in range(len(found['entropy/open']))]
 
 
 def test_a_narrow_window_has_less_entropy(tmp_path):

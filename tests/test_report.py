@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dreamerv2_base.logger import Logger
-from semopo_tf import report_plots, settings
+from semopo_tf import report, report_plots, settings
 from semopo_tf.report import write_report
 
 
@@ -89,6 +89,18 @@ def test_films_are_the_files(run_folder):
              if link.startswith('data:video')}
     assert films == {path.read_bytes() for path in
                      (run_folder / 'videos').glob('agent_0000010_*')}
+
+
+def test_a_film_that_does_not_fit_keeps_no_smaller_one_out(
+        run_folder, monkeypatch):
+    sizes = {'openl_joint': 50, 'openl_mask': 300, 'policy': 40}
+    for name, size in sizes.items():
+        (run_folder / 'videos' / f'agent_0000010_{name}.mp4').write_bytes(
+            bytes(size))
+    monkeypatch.setattr(report, 'VIDEO_BUDGET', 100)
+    text = write_report(run_folder).read_text()
+    assert text.count('<video') == 2
+    assert '1 more in videos/' in text
 
 
 def test_films_of_a_model_are_explained_where_there_are_any(run_folder):

@@ -27,24 +27,27 @@ NEIGHBOURS = 2000  # points of the nearest-neighbour estimate
 def entropy(config: Config, store: EpisodeStore, seed: int) -> Arrays:
     """`entropy/{random,conservative}/{histogram,gaussian,nearest}` [epochs].
 
-    An epoch is the block of updates after which the released window grows
-    (100 as published; the paper's own grows with every update); there are
-    EPOCHS, or as many as the run had. Conservative is the scheme of the run,
-    or the released one where it sampled at random.
+    An epoch is the block of updates after which the window grows: 100 as
+    published (`sampling_grow_updates`), one in the paper's scheme
+    (`sampling_epoch_updates`). There are EPOCHS, or as many as the run had.
+    Conservative is the scheme of the run, or the released one where it
+    sampled at random.
     `entropy/updates` [epochs] is the number of updates at the end of each,
     `entropy/open` [epochs] whether its first update may draw from everything
     that the window will ever hold: the samplings are alike from there on.
     """
-    block = config.sampling_grow_updates
+    own = sampling_of(config)
+    schemes = {'random': 'random',
+               'conservative': 'released' if own == 'random' else own}
+    block = (config.sampling_epoch_updates
+             if schemes['conservative'] == 'paper'
+             else config.sampling_grow_updates)
     trained = -(-config.offline_model_train_steps
                 // config.model_train_steps) * config.model_train_steps
     epochs = max(1, min(EPOCHS, trained // block))
     actions = np.concatenate([
         store.slice(number, 0, int(rows))['action']
         for number, rows in enumerate(store.rows)])
-    scheme = sampling_of(config)
-    schemes = {'random': 'random', 'conservative': (
-        'released' if scheme == 'random' else scheme)}
     window = schedule_from(config, schemes['conservative'], store).window
     most = window(trained + len(store.rows) * block)
     found = {'entropy/updates': block * np.arange(1, epochs + 1),

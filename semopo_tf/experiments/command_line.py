@@ -28,8 +28,12 @@ def add_reproduce(commands: argparse._SubParsersAction) -> None:
     what.add_argument('--scale', choices=tuple(scales.SCALES),
                       default='paper',
                       help='size of the runs (default: paper)')
-    what.add_argument('--sets', nargs='+', help='only these data sets')
-    what.add_argument('--systems', nargs='+', help='only these methods')
+    what.add_argument('--sets', nargs='+',
+                      help='these data sets alone; also such as the scale '
+                      'does not have (run.py data list)')
+    what.add_argument('--systems', nargs='+',
+                      help='these methods alone; also such as the scale does '
+                      f'not have. Of {", ".join(grid.SYSTEMS)}')
     what.add_argument('--label', metavar='NAME',
                       help='call the --systems with your keys so: rows and '
                       'columns of their own beside the system as it is')
@@ -61,11 +65,12 @@ def add_reproduce(commands: argparse._SubParsersAction) -> None:
                        help='local, auto or the address of a cluster')
     how.add_argument('--jobs', type=int,
                      help='runs at a time on this machine (default 1; demo: '
-                     'as many as cores)')
+                     'as many as cores, at most 4)')
     how.add_argument('--gpus-per-run', type=float,
                      help='Ray: default 0.5 where there are GPUs')
     how.add_argument('--cpus-per-run', type=float, default=1.0,
-                     help='Ray: default 1')
+                     help='Ray: default 1; without a GPU also the threads '
+                     'that a run computes with')
     how.add_argument('--retries', type=int, default=2,
                      help='further attempts at a run that fails (default 2)')
     how.add_argument('--slurm', type=Path, metavar='FILE',
@@ -84,7 +89,9 @@ def add_results(commands: argparse._SubParsersAction) -> None:
     """Register `results`."""
     new = commands.add_parser(
         'results', help='list, filter, export and import rows of runs',
-        description='Rows of a reproduction: one per finished run.')
+        description='Rows of a reproduction: one per finished run. A table on '
+        'a terminal; into a file or a pipe a line for each row, fields between '
+        'tabs.')
     new.add_argument('out', type=Path, help='the --out of a reproduction')
     for name in ('system', 'set', 'variant', 'scale', 'task', 'level'):
         new.add_argument(f'--{name}', nargs='+', help='only rows of these')
@@ -97,7 +104,8 @@ def add_results(commands: argparse._SubParsersAction) -> None:
                      help='add rows that --csv wrote, of other machines '
                      'say; what has a row is not run again')
     new.add_argument('--attempts', action='store_true',
-                     help='every start of a run, and how it ended')
+                     help='instead of rows every start of a run, and how it '
+                     'ended')
     new.set_defaults(call=results)
 
 

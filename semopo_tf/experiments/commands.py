@@ -112,6 +112,7 @@ def _request(options: argparse.Namespace, rest: list[str]) -> Request:
     if options.systems:
         systems = tuple(grid.system_named(name).name
                         for name in options.systems)
+        _expect_different(scale, systems)
         if options.label:
             systems = tuple(f'{name} [{options.label}]' for name in systems)
         extra = systems
@@ -128,6 +129,19 @@ def _request(options: argparse.Namespace, rest: list[str]) -> Request:
     data = options.data.expanduser().resolve()
     return Request(items, offered, cells, scale, out, data,
                    _whole(options.video_dir), jobs, tuple(rest))
+
+
+def _expect_different(scale: scales.Scale, systems: Sequence[str]) -> None:
+    """Raises UserError for two systems that are one and the same run."""
+    known: dict[tuple[str, ...], str] = {}
+    for name in dict.fromkeys(systems):
+        presets = scales.presets_of(scale, name)
+        if presets in known:
+            raise UserError(
+                f'--systems: expected different runs, found {known[presets]} '
+                f'and {name}, which at --scale {scale.name} are the same '
+                f'({" ".join(presets)}); leave {name} out')
+        known[presets] = name
 
 
 def _check_label(options: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -218,8 +232,8 @@ def _plan(options: argparse.Namespace, request: Request) -> int:
     speed = plan.bench_speed(options.bench) if options.bench else None
     store = (ResultStore(request.out)
              if (request.out / 'results.sqlite').exists() else None)
-    plan.show(request.cells, store.finished() if store else frozenset(),
-              store.rows() if store else (), speed, request.jobs,
+    plan.show(request.cells, store.rows() if store else (), speed,
+              request.jobs,
               {name: scales.find_data(name, request.data)
                for name in _shown(request)}, parse_flags(request.flags))
     return 0
@@ -388,10 +402,17 @@ def _report(options: argparse.Namespace, request: Request,
 
 
 def show_results(options: argparse.Namespace, rest: Sequence[str]) -> int:
-    """List rows; as CSV where a file is given."""
+    """List rows; as CSV where a file is given.
+
+    Raises UserError for flags that do not go together.
+    """
     if rest:
         raise UserError(f'results: expected only its own flags, found '
                         f'{rest[0]!r}; see run.py results --help')
+    if options.attempts and options.csv:
+        raise UserError(f'results: expected --attempts or --csv, found both; '
+                        'leave --attempts out to write rows to '
+                        f'{options.csv}')
     read = [(path, read_csv(path)) for path in options.sources]
     store = ResultStore(options.out, create=bool(read))
     for path, count in store.import_rows(read).items():
@@ -428,23 +449,41 @@ def _expect_known(store: ResultStore, filters: Mapping[str, Sequence],
                     f'{", ".join(map(repr, sorted(known)))}, found {value!r}')
 
 
+COLUMNS = ('run', 'system', 'episodes', 'return', '± std', 'updates/s',
+           'hours', 'commit', 'finished')
+WORDS = ('run', 'system', 'commit', 'finished')
+
+
 def _print_rows(rows: Sequence[Row]) -> None:
+    """A table on a terminal; else a line for each row, fields between tabs."""
+    rows = sorted(rows, key=lambda row: (row.set, row.system, row.seed,
+                                         row.variant))
+    if sys.stdout.isatty():
+        _print_table(rows)
+        return
+    for fields in (COLUMNS, *map(_fields, rows)):
+        print(*fields, sep='\t')
+
+
+def _fields(row: Row) -> tuple[str, ...]:
+    """What COLUMNS say of a row."""
+    return (row.run, row.system, str(len(row.returns)),
+            f'{np.mean(row.returns):.1f}', f'{np.std(row.returns):.1f}',
+            f'{row.updates_per_second:.1f}', f'{row.hours:.2f}',
+            f'{(row.commit or "–")[:8]}{"*" if row.dirty else ""}',
+            row.finished[:16])
+
+
+def _print_table(rows: Sequence[Row]) -> None:
     from rich.console import Console
     from rich.table import Table
     table = Table()
-    for name in ('run', 'system', 'episodes', 'return', '± std', 'updates/s',
-                 'hours', 'commit', 'finished'):
-        table.add_column(name, justify='left' if name in (
-            'run', 'system', 'commit', 'finished') else 'right',
-            overflow='fold')
+    for name in COLUMNS:
+        table.add_column(name, justify='left' if name in WORDS else 'right',
+                         overflow='fold')
     for row in rows:
-        commit = f'{(row.commit or "–")[:8]}{"*" if row.dirty else ""}'
-        table.add_row(
-            row.run, row.system, str(len(row.returns)),
-            f'{np.mean(row.returns):.1f}', f'{np.std(row.returns):.1f}',
-            f'{row.updates_per_second:.1f}', f'{row.hours:.2f}', commit,
-            row.finished[:16])
-    console = Console(width=None if sys.stdout.isatty() else 140)
+        table.add_row(*_fields(row))
+    console = Console()
     console.print(table)
     console.print(f'{len(rows)} rows; ± is the population deviation over '
                   'episodes; * a checkout with changes', highlight=False)

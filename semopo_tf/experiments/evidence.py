@@ -11,13 +11,13 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from datasets import manifest, registry
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import read_record, read_rows
-from semopo_tf import settings
 from semopo_tf.experiments import grid, metrics, scales
 from semopo_tf.experiments.results import Row
 
@@ -101,18 +101,6 @@ class Evidence:
         return sum(cell.system == system and cell.set == name
                    and item in cell.items and variant in cell.variants
                    for cell in self.wanted)
-
-    def latents(self, system: str) -> str:
-        """What uncertainties of a system's states are counted in.
-
-        Gaussian latents and classes have other units, and so have different
-        numbers of them (specification of the baselines 10.5).
-        """
-        known = settings.presets()
-        rssm = known.apply(known.defaults, scales.presets_of(
-            scales.SCALES[self.scale], system)).rssm
-        return (f'{rssm.stoch} × {rssm.discrete} classes' if rssm.discrete
-                else f'a Gaussian of {rssm.stoch}')
 
     # What is there.
 
@@ -211,10 +199,12 @@ class Evidence:
 
     def curve(self, row: Row, phase: str, name: str) -> Curve | None:
         """A metric of a run's records; None where there is none."""
+        path = Path(row.logdir) / 'metrics.jsonl'
+        if not row.logdir or not path.exists():
+            return None
         points = [(line['step'], float(line[name]))
-                  for line in read_rows(Path(row.logdir) / 'metrics.jsonl')
-                  if row.logdir and line['phase'] == phase
-                  and name in line]
+                  for line in _records(path, path.stat().st_mtime_ns)
+                  if line['phase'] == phase and name in line]
         if not points:
             return None
         kept = [point for point in points if math.isfinite(point[1])]
@@ -318,6 +308,12 @@ def plural(count: int, noun: str) -> str:
 
 
 # Pieces.
+
+
+@functools.lru_cache(maxsize=32)  # the runs of a system on a task
+def _records(path: Path, changed: int) -> list[dict[str, Any]]:
+    """Rows of a record as it is since `changed`, for all of its metrics."""
+    return read_rows(path)
 
 
 def _measure(row: Row) -> str:

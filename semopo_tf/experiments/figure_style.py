@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.typing import RcKeyType
 
 from dreamerv2_base.files import whole
+from semopo_tf.experiments.evidence import Evidence, missing_text
 from semopo_tf.experiments.grid import LEVELS
 
 # One colour per system in every figure; they differ for the colour-blind, too
@@ -32,6 +33,11 @@ STREAM_NAMES = {'endogenous': 'SeMOPO endogenous s⁺',
 # Names that figures 4, 5 and 10 give to runs of Table 1.
 ABLATION_NAMES = {'SeMOPO': 'Se+CS', 'Offline DV2': 'Offline DV2+RS'}
 GRAY = '#666666'
+NOT_MEASURED = ('Not measured: runs that have a row, but not the numbers that '
+                'this figure shows; copy runs/ from where they ran, or run.py '
+                'measure.')
+NO_RECORDS = ('Without records: runs that have a row, but no such metric in a '
+              'metrics.jsonl; copy runs/ from where they ran.')
 MARGIN = 0.2  # inches beside the names above the panels
 
 _RC: dict[RcKeyType, Any] = {
@@ -110,6 +116,25 @@ def by_task(sets: Sequence[str], tasks: Mapping[str, str | None],
             (order[level] for level in sorted(LEVELS, key=len, reverse=True)
              if name.removesuffix('_64px').endswith(level)), len(order)))
     return found
+
+
+def lacking(evidence: Evidence, item: str, systems: Sequence[str],
+            names: Sequence[str], there: int, word: str = 'not measured',
+            ) -> str:
+    """Which wanted runs of some systems are not drawn, and why; or nothing.
+
+    `there`: how many runs on the sets `names` have what is drawn. Those that
+    have a row and not that are "not measured", not missing.
+    """
+    cells = [(system, name) for system in systems for name in names]
+    wanted = sum(evidence.count(item, *cell) for cell in cells)
+    missing = sum(evidence.missing(item, *cell) for cell in cells)
+    texts = [missing_text(missing, wanted)] if missing else []
+    rest = wanted - missing - there
+    if rest > 0:
+        of = '' if rest == wanted else f'of {wanted} '
+        texts.append(f'{rest} {of}{"run" if wanted == 1 else "runs"} {word}')
+    return ',\n'.join(texts)  # panels are narrow
 
 
 def say_missing(axes: Axes, text: str) -> None:

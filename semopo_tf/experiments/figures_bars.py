@@ -1,46 +1,55 @@
 """Figures 2, 7 and 8: bars of the ensemble's uncertainty (10.5).
 
+Figure 2 shows u, the run's own penalty (10.4); figures 7 and 8 md and vlp.
 Mean ± standard deviation over all measured states of all seeds, population.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from semopo_tf.experiments.evidence import Evidence, missing_text
+from semopo_tf.experiments import units
+from semopo_tf.experiments.evidence import Evidence
 from semopo_tf.experiments.figure_style import (
     COLOURS,
     GRAY,
+    NOT_MEASURED,
     STREAM_COLOURS,
     STREAM_NAMES,
     Drawing,
     by_task,
     empty,
     key,
+    lacking,
     level_label,
     task_label,
     title,
 )
 from semopo_tf.experiments.paper_numbers import PaperNumbers
 
-QUANTITIES = {'md': 'mean disagreement\n(md)',
+QUANTITIES = {'u': 'uncertainty u',
+              'md': 'mean disagreement\n(md)',
               'vlp': 'spread of log p\nover heads (vlp)'}
 WIDTH = 0.8  # of all bars of a set
 
 
 @dataclass(frozen=True)
 class Group:
-    """Bars of one colour: a stream of a system."""
+    """Bars of one colour: a stream of a system.
+
+    `u`: the penalty that the runs stored as u; None: md stands for it.
+    """
 
     label: str
     system: str
     stream: str
     colour: str
+    u: str | None = None
 
 
 ENDOGENOUS = Group(STREAM_NAMES['endogenous'], 'SeMOPO', 'endogenous',
@@ -53,60 +62,107 @@ LOMPO = Group('LOMPO', 'LOMPO', 'joint', COLOURS['LOMPO'])
 
 
 def figure2(evidence: Evidence, paper: PaperNumbers) -> Drawing:
-    """Uncertainty of SeMOPO's endogenous states and Offline DV2's."""
-    drawing = _bars(evidence, 'figure2', _alike(evidence))
-    drawing.notes += _compared(evidence, 'figure2', (ENDOGENOUS, JOINT))
-    return drawing
+    """u of SeMOPO's endogenous states and of Offline DV2's."""
+    return _drawing(evidence, 'figure2', (ENDOGENOUS, JOINT), ('u',))
 
 
 def figure7(evidence: Evidence, paper: PaperNumbers) -> Drawing:
-    """The same with LOMPO, whose Gaussian states have other units."""
-    drawing = _bars(evidence, 'figure7', [*_alike(evidence), [LOMPO]])
-    drawing.notes += _compared(
-        evidence, 'figure7', (ENDOGENOUS, JOINT, LOMPO))
-    return drawing
+    """md and vlp, with LOMPO, whose Gaussian states have other units."""
+    return _drawing(evidence, 'figure7', (ENDOGENOUS, JOINT, LOMPO),
+                    ('md', 'vlp'))
 
 
 def figure8(evidence: Evidence, paper: PaperNumbers) -> Drawing:
-    """SeMOPO's endogenous and exogenous states."""
-    drawing = _bars(evidence, 'figure8', [[ENDOGENOUS, EXOGENOUS]])
-    drawing.notes += [_claim(evidence, 'figure8', ENDOGENOUS, EXOGENOUS,
-                             quantity) for quantity in QUANTITIES]
-    return drawing
+    """md and vlp of SeMOPO's endogenous and exogenous states."""
+    return _drawing(evidence, 'figure8', (ENDOGENOUS, EXOGENOUS),
+                    ('md', 'vlp'))
 
 
 # Pieces.
 
 
-def _alike(evidence: Evidence) -> list[list[Group]]:
-    """The two systems on the same axes, if their units are the same."""
-    if evidence.latents('SeMOPO') == evidence.latents('Offline DV2'):
-        return [[ENDOGENOUS, JOINT]]
-    return [[ENDOGENOUS], [JOINT]]
+def _drawing(evidence: Evidence, item: str, groups: Sequence[Group],
+             quantities: Sequence[str]) -> Drawing:
+    """Bars of the groups that were asked for, and notes on them."""
+    asked = evidence.systems(item)
+    groups = [group for group in groups if group.system in asked]
+    sets = evidence.sets(item)
+    notes = ['Mean ± standard deviation (population) over the measured '
+             'states of all seeds.', *evidence.absent(item)]
+    if not groups or not sets:
+        return Drawing(empty('missing: no run was asked for'), notes)
+    if 'u' in quantities:
+        groups = [replace(group, u=_own_penalty(evidence, group, sets))
+                  for group in groups]
+        notes += _u_notes(groups)
+    panels = _panels(evidence, groups, sets)
+    figure = _bars(evidence, item, panels, quantities)
+    if len(panels) > 1:
+        notes.append(_units_note(evidence, groups, sets))
+    notes += [_claim(evidence, item, panel[0], other, quantity)
+              for panel in panels for other in panel[1:]
+              for quantity in quantities]
+    if any('not measured' in text.get_text() for axes in figure.axes
+           for text in axes.texts):
+        notes.append(NOT_MEASURED)
+    return Drawing(figure, notes)
 
 
-def _compared(evidence: Evidence, item: str, groups: Sequence[Group],
-              ) -> list[str]:
-    """Whether the paper's claim holds, where units allow to ask."""
-    notes = []
-    latents = {group.system: evidence.latents(group.system)
-               for group in groups}
-    if len(_alike(evidence)) > 1 or LOMPO in groups:
-        notes.append(
-            'Units are those of the latents ('
-            + ', '.join(f'{system}: {kind}'
-                        for system, kind in latents.items())
-            + '): panels have their own axes, and heights are not compared '
+def _own_penalty(evidence: Evidence, group: Group, sets: Sequence[str],
+                 ) -> str | None:
+    """The penalty that all measured runs of a group stored as u, if one."""
+    measured = [row for name in sets
+                for row in evidence.runs(group.system, name)
+                if evidence.quantity(row, f'uncertainty/{group.stream}/md')
+                is not None]
+    found = {units.penalty(evidence, row, 'uncertainty') for row in measured}
+    return found.pop() if len(found) == 1 else None
+
+
+def _u_notes(groups: Sequence[Group]) -> list[str]:
+    """What u is, by system."""
+    return [
+        f'{group.system}: u is the penalty of its runs, '
+        f'{units.spelled([group.u])}.' if group.u else
+        f'{group.system}: shown is mean disagreement (md), whichever the '
+        'penalty: not all of its runs stored u of one penalty (run.py measure '
+        'does now).' for group in groups]
+
+
+def _unit(evidence: Evidence, group: Group, sets: Sequence[str],
+          ) -> tuple[str, ...]:
+    """What a group's numbers are counted in, set by set."""
+    return (group.u or units.OLD, *(
+        units.latents(evidence, group.system, name) for name in sets))
+
+
+def _panels(evidence: Evidence, groups: Sequence[Group],
+            sets: Sequence[str]) -> list[list[Group]]:
+    """Groups of the same units, which share axes."""
+    found: dict[tuple[str, ...], list[Group]] = {}
+    for group in groups:
+        found.setdefault(_unit(evidence, group, sets), []).append(group)
+    return list(found.values())
+
+
+def _units_note(evidence: Evidence, groups: Sequence[Group],
+                sets: Sequence[str]) -> str:
+    said = {group.system: ' or '.join(dict.fromkeys(
+        units.latents(evidence, group.system, name) for name in sets))
+        for group in groups}
+    penalties = {units.spelled([group.u or units.OLD]) for group in groups}
+    return ('Units are those of the latents ('
+            + ', '.join(f'{system}: {kind}' for system, kind in said.items())
+            + ')' + (' and of the penalty' if len(penalties) > 1 else '')
+            + ': panels have their own axes, and heights are not compared '
             'across them.')
-    if len(_alike(evidence)) == 1:
-        notes += [_claim(evidence, item, ENDOGENOUS, JOINT, quantity)
-                  for quantity in QUANTITIES]
-    return notes
 
 
 def values(evidence: Evidence, group: Group, name: str, quantity: str,
            ) -> tuple[np.ndarray, int]:
     """Measured values of a set, all seeds pooled, and how many runs."""
+    if quantity == 'u' and not group.u:
+        quantity = 'md'
     key = f'uncertainty/{group.stream}/{quantity}'
     found = [array for row in evidence.runs(group.system, name)
              if (array := evidence.quantity(row, key)) is not None]
@@ -114,19 +170,11 @@ def values(evidence: Evidence, group: Group, name: str, quantity: str,
 
 
 def _bars(evidence: Evidence, item: str, panels: Sequence[Sequence[Group]],
-          ) -> Drawing:
+          quantities: Sequence[str]) -> Figure:
     """Rows: quantities × panels; columns: tasks."""
-    asked = evidence.systems(item)
-    panels = [[group for group in groups if group.system in asked]
-              for groups in panels]
-    panels = [groups for groups in panels if groups]
     sets = evidence.sets(item)
-    notes = ['Mean ± standard deviation (population) over the measured '
-             'states of all seeds.', *evidence.absent(item)]
-    if not panels or not sets:
-        return Drawing(empty('missing: no run was asked for'), notes)
     columns = by_task(sets, {name: evidence.task(name) for name in sets})
-    rows = [(quantity, groups) for quantity in QUANTITIES
+    rows = [(quantity, groups) for quantity in quantities
             for groups in panels]
     widths = [len(names) for names in columns.values()]
     figure = Figure((1.2 + 0.9 * sum(widths) + 0.5 * len(widths),
@@ -140,14 +188,22 @@ def _bars(evidence: Evidence, item: str, panels: Sequence[Sequence[Group]],
             if line == 0:
                 every = [group for groups in panels for group in groups]
                 title(axes, task, '\n'.join(_partial(
-                    evidence, item, every, names)))
+                    evidence, item, every, names, quantities[0])))
             if column == 0:
-                own = (f'{groups[0].system}, ' if len(groups) == 1
+                own = (f'{groups[0].system}\n' if len(groups) == 1
                        and len(panels) > 1 else '')
-                axes.set_ylabel(own + QUANTITIES[quantity])
+                axes.set_ylabel(own + _name(groups[0], quantity))
     key(figure, {group.label: group.colour
                  for groups in panels for group in groups})
-    return Drawing(figure, notes)
+    return figure
+
+
+def _name(group: Group, quantity: str) -> str:
+    """A quantity on an axis; u with the penalty that it is."""
+    text = QUANTITIES[quantity]
+    if quantity == 'u':
+        text += f'\n({units.spelled([group.u or units.OLD])})'
+    return text
 
 
 def _panel(axes: Axes, evidence: Evidence, item: str,
@@ -161,7 +217,8 @@ def _panel(axes: Axes, evidence: Evidence, item: str,
             found, runs = values(evidence, group, name, quantity)
             wanted = evidence.count(item, group.system, name)
             if not len(found):
-                axes.text(x, 0.03, missing_text(wanted, wanted)
+                axes.text(x, 0.03, lacking(
+                    evidence, item, [group.system], [name], 0)
                           or 'missing: not asked for', rotation=90,
                           transform=axes.get_xaxis_transform(), ha='center',
                           va='bottom', fontsize=6, color=GRAY)
@@ -184,18 +241,16 @@ def _panel(axes: Axes, evidence: Evidence, item: str,
 
 
 def _partial(evidence: Evidence, item: str, groups: Sequence[Group],
-             names: Sequence[str]) -> list[str]:
+             names: Sequence[str], quantity: str) -> list[str]:
     """Systems of which some runs were measured and some were not."""
     texts = []
     for system in dict.fromkeys(group.system for group in groups):
         group = next(group for group in groups if group.system == system)
-        runs = wanted = 0
-        for name in names:
-            count = values(evidence, group, name, 'md')[1]
-            if count:  # the others say so in their place
-                runs += count
-                wanted += evidence.count(item, system, name)
-        text = missing_text(max(wanted - runs, 0), wanted)
+        counts = {name: values(evidence, group, name, quantity)[1]
+                  for name in names}
+        drawn = [name for name, count in counts.items() if count]
+        # The other sets say so in their place.
+        text = lacking(evidence, item, [system], drawn, sum(counts.values()))
         texts += [f'{system}, {text} (hatched)'] if text else []
     return texts
 

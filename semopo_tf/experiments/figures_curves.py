@@ -10,13 +10,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from semopo_tf.experiments.evidence import Curve, Evidence, missing_text
+from semopo_tf.experiments.evidence import Curve, Evidence, plural
 from semopo_tf.experiments.figure_style import (
     COLOURS,
+    NO_RECORDS,
+    NOT_MEASURED,
     Drawing,
     by_task,
     empty,
     key,
+    lacking,
     say_missing,
     set_label,
     title,
@@ -37,21 +40,26 @@ def figure6(evidence: Evidence, paper: PaperNumbers) -> Drawing:
     sets = (evidence.sets('figure6')
             if SYSTEM in evidence.systems('figure6') else [])
     notes = ['Sum over action dimensions of the entropy of a histogram of 50 '
-             'bins on [−1, 1], nats; an epoch is a block of updates (100 as '
-             'published). Line and band: mean ± standard deviation '
+             'bins on [−1, 1], nats. Line and band: mean ± standard deviation '
              '(population) over seeds. Compared are the epochs before the '
              'conservative window holds all that it ever will.',
              *evidence.absent('figure6')]
     if not sets:
         return Drawing(empty('missing: no run was asked for'), notes)
+    notes += _epoch_notes(evidence, sets)
+    texts = []
     columns = min(3, len(sets))
     lines = math.ceil(len(sets) / columns)
     figure = Figure((2.35 * columns + 0.4, 1.6 * lines + 0.5),
                     layout='constrained')
     for number, name in enumerate(sets):
         axes = figure.add_subplot(lines, columns, number + 1)
-        title(axes, set_label(name, evidence.task(name)),
-              _entropy_panel(axes, evidence, name))
+        texts.append(_entropy_panel(axes, evidence, name))
+        if axes.lines:
+            title(axes, set_label(name, evidence.task(name)), texts[-1])
+        else:
+            say_missing(axes, texts[-1])
+            title(axes, set_label(name, evidence.task(name)))
         if number % columns == 0:
             axes.set_ylabel('entropy (nats)')
         if number >= len(sets) - columns:
@@ -60,7 +68,24 @@ def figure6(evidence: Evidence, paper: PaperNumbers) -> Drawing:
                  for name, colour in SAMPLINGS.items()})
     notes += [entropy_claim(evidence, sets, estimator)
               for estimator in ESTIMATORS]
+    if any('not measured' in text for text in texts):
+        notes.append(NOT_MEASURED)
     return Drawing(figure, notes)
+
+
+def _epoch_notes(evidence: Evidence, sets: Sequence[str]) -> list[str]:
+    """How many updates an epoch of each measured run has."""
+    found: dict[str, list[str]] = {}
+    for name in sets:
+        for row in evidence.runs(SYSTEM, name):
+            ends = evidence.quantity(row, 'entropy/updates')
+            if ends is not None:
+                found.setdefault(plural(int(ends[0]), 'update'), []).append(
+                    f'{name} seed {row.seed}')
+    if len(found) == 1:
+        return [f'An epoch of every run is {next(iter(found))}.']
+    return [f'An epoch is {length}: {", ".join(runs)}.'
+            for length, runs in found.items()]
 
 
 def entropies(evidence: Evidence, name: str, estimator: str,
@@ -105,7 +130,8 @@ def entropy_claim(evidence: Evidence, sets: Sequence[str], estimator: str,
             against.append(name)
     compared = len(below) + len(against)
     label = ESTIMATORS[estimator]
-    left = f' {unknown} sets have no such number.' if unknown else ''
+    left = (f' {plural(unknown, "set")} {"has" if unknown == 1 else "have"} '
+            'no such number.') if unknown else ''
     if not compared:
         return f'Conservative below random, {label}: nothing to compare.{left}'
     other = f'; not on {", ".join(against)}' if against else ''
@@ -114,14 +140,12 @@ def entropy_claim(evidence: Evidence, sets: Sequence[str], estimator: str,
 
 
 def _entropy_panel(axes: Axes, evidence: Evidence, name: str) -> str:
-    """Draw a set; what is missing in part."""
+    """Draw a set; what is missing of it."""
     curves = entropies(evidence, name, 'histogram')
     runs = len(curves['random'])
-    wanted = evidence.count('figure6', SYSTEM, name)
-    text = missing_text(max(wanted - runs, 0), wanted)
+    text = lacking(evidence, 'figure6', [SYSTEM], [name], runs)
     if not runs:
-        say_missing(axes, text)
-        return ''
+        return text
     for sampling, colour in SAMPLINGS.items():
         length = min(len(curve) for curve in curves[sampling])
         table = np.stack([curve[:length] for curve in curves[sampling]])
@@ -159,6 +183,9 @@ def figure9(evidence: Evidence, paper: PaperNumbers) -> Drawing:
         if number >= len(tasks) - columns:
             axes.set_xlabel('model updates')
     key(figure, {name: COLOURS[name] for name in systems})
+    if any('without records' in text.get_text() for axes in figure.axes
+           for text in axes.texts):
+        notes.append(NO_RECORDS)
     return Drawing(figure, notes)
 
 
@@ -180,15 +207,30 @@ def mean_curve(curves: Sequence[Curve],
     return steps, np.nanmean(table, 0), np.nanstd(table, 0)
 
 
+def thinned(curves: Sequence[Curve]) -> str:
+    """Where a mean curve is not that of all its runs, in words; or nothing.
+    """
+    steps, counts = np.unique(np.concatenate(
+        [np.unique(curve.steps) for curve in curves]), return_counts=True)
+    few = counts < len(curves)
+    if not few.any():
+        return ''
+    first = int(few.argmax())
+    share = f'{counts[few].min()} of {plural(len(curves), "run")}'
+    if few[first:].all():
+        return f'from step {steps[first]:.0f} on the mean is of {share}'
+    return (f'at {few.sum()} of {plural(len(steps), "step")} the mean is not '
+            f'of all runs, at the least of {share}')
+
+
 def _norm_panel(axes: Axes, evidence: Evidence, systems: Sequence[str],
                 task: str, names: Sequence[str]) -> tuple[str, list[str]]:
     """Draw a task; what is missing in part, and notes."""
     notes, texts = [], []
     for system in systems:
         curves = norms(evidence, system, names)
-        wanted = sum(evidence.count('figure9', system, name)
-                     for name in names)
-        text = missing_text(max(wanted - len(curves), 0), wanted)
+        text = lacking(evidence, 'figure9', [system], names, len(curves),
+                       'without records')
         texts += [f'{system}, {text}'] if text else []
         skipped = sum(curve.values.sum() for curve in norms(
             evidence, system, names, 'model_grad_norm_left_out'))
@@ -202,6 +244,8 @@ def _norm_panel(axes: Axes, evidence: Evidence, systems: Sequence[str],
         curves = [curve for curve in curves if len(curve.steps)]
         if curves:
             band(axes, *mean_curve(curves), COLOURS[system])
+            notes += [f'{task}, {system}: {said}.'
+                      for said in [thinned(curves)] if said]
         other = [curve for curve in norms(
             evidence, system, names, 'disen_grad_norm') if len(curve.steps)]
         if other:

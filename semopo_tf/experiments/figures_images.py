@@ -13,13 +13,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from semopo_tf.experiments.evidence import Evidence, plural
+from semopo_tf.experiments import units
+from semopo_tf.experiments.evidence import Evidence
 from semopo_tf.experiments.figure_style import (
+    NOT_MEASURED,
     STREAM_COLOURS,
     STREAM_NAMES,
     Drawing,
     empty,
     key,
+    lacking,
     say_missing,
     set_label,
     system_name,
@@ -42,39 +45,36 @@ def figure3(evidence: Evidence, paper: PaperNumbers) -> Drawing:
     """Frames of cheetah, and U of each model's transition into them."""
     sets, asked = evidence.sets('figure3'), evidence.systems('figure3')
     streams = [pair for pair in STREAMS if pair[0] in asked]
-    alike = len({evidence.latents(system) for system, _ in streams}) < 2
-    notes = ['Bars: mean disagreement of the transition into the frame above, '
-             'one scale per set. Frames are chosen by the seed alone.',
+    notes = ['Bars: uncertainty u of the transition into the frame above, one '
+             'scale per set. Frames are chosen by the seed alone.',
              *evidence.absent('figure3')]
-    if not alike:
-        notes.append('The latents differ in kind, and so in units: bars are '
-                     "shares of the largest of each system's, and heights "
-                     'are not compared across systems.')
     if not sets or not streams:
         return Drawing(empty('missing: no run was asked for'), notes)
     figure = Figure((7.2, 1.9 * len(sets) + 0.4), layout='constrained')
     parts = figure.subfigures(len(sets), 1, squeeze=False)
     for part, name in zip(parts.ravel(), sets, strict=True):
         part.suptitle(set_label(name, evidence.task(name)), fontsize=8)
-        notes += _frames(part, evidence, name, streams, alike)
+        notes += _frames(part, evidence, name, streams)
     key(figure, {STREAM_NAMES[stream]: STREAM_COLOURS[stream]
                  for _, stream in streams})
-    return Drawing(figure, notes)
+    return Drawing(figure, list(dict.fromkeys(notes)))
 
 
 def _frames(part: SubFigure, evidence: Evidence, name: str,
-            streams: Sequence[tuple[str, str]], alike: bool) -> list[str]:
+            streams: Sequence[tuple[str, str]]) -> list[str]:
+    """Frames of a set above their bars; notes."""
     systems = list(dict.fromkeys(system for system, _ in streams))
     rows, shown, text = same_frames(
         evidence, 'figure3', systems, name, 'frames/index', 'frames/image')
     if not shown:
         say_missing(part.subplots(), text)
-        return []
+        return _hint(text)
     images = evidence.measured(rows[shown[0]], 'frames/image')
     found = {stream: u for system, stream in streams if system in shown
              and (u := evidence.quantity(
                  rows[system], f'frames/{stream}/u')) is not None}
     top = max((float(u.max()) for u in found.values()), default=1.0)
+    alike, notes = _units(evidence, [rows[system] for system in shown])
     if not alike:
         found, top = _shares(found, streams), 1.0
     panels = part.subplots(2, len(images), squeeze=False,
@@ -82,12 +82,14 @@ def _frames(part: SubFigure, evidence: Evidence, name: str,
     for number, image in enumerate(images):
         _picture(panels[0, number], image)
         axes = panels[1, number]
-        for place, (_, stream) in enumerate(streams):
+        for place, (system, stream) in enumerate(streams):
             if stream in found:
                 axes.bar(place, found[stream][number], 0.8, lw=0,
                          color=STREAM_COLOURS[stream])
             else:
-                axes.text(place, 0, ' missing', rotation=90, fontsize=6,
+                word = ('missing' if f'{system} is missing' in text
+                        else 'not measured')
+                axes.text(place, 0, f' {word}', rotation=90, fontsize=6,
                           ha='center', va='bottom')
         axes.set_ylim(0, 1.05 * top)
         axes.set_xticks([])
@@ -97,7 +99,28 @@ def _frames(part: SubFigure, evidence: Evidence, name: str,
         else:
             axes.set_ylabel('U')
     seed = rows[shown[0]].seed
-    return [f'{name}: seed {seed}' + (f'; {text}' if text else '') + '.']
+    return [*notes, *_hint(text),
+            f'{name}: seed {seed}' + (f'; {text}' if text else '') + '.']
+
+
+def _units(evidence: Evidence, rows: Sequence[Row]) -> tuple[bool, list[str]]:
+    """Whether u of some runs are of the same units; notes on what they are.
+    """
+    own = {row.system: units.penalty(evidence, row, 'frames') for row in rows}
+    notes = [
+        f'{system}: u is the penalty of its runs, {units.spelled([name])}.'
+        if name else f'{system}: u is mean disagreement (md), whichever the '
+        'penalty, as run.py measure stored it before.'
+        for system, name in own.items()]
+    alike = 1 == len({(own[row.system] or units.OLD,
+                       units.latents(evidence, row.system, row.set))
+                      for row in rows})
+    if not alike:
+        notes.append(
+            'The latents or the penalties differ in kind, and so in units: '
+            "bars are shares of the largest of each system's, and heights "
+            'are not compared across systems.')
+    return alike, notes
 
 
 def _shares(found: Mapping[str, np.ndarray],
@@ -142,7 +165,7 @@ def figure5(evidence: Evidence, paper: PaperNumbers) -> Drawing:
             for line in range(len(systems) + 1)]
         notes += _reconstructions(panels, evidence, name, systems,
                                   labels=number % columns == 0)
-    return Drawing(figure, notes)
+    return Drawing(figure, list(dict.fromkeys(notes)))
 
 
 def _reconstructions(panels: Sequence[Axes], evidence: Evidence, name: str,
@@ -160,7 +183,7 @@ def _reconstructions(panels: Sequence[Axes], evidence: Evidence, name: str,
         for axes, system in zip(panels, (systems[0], *systems), strict=True):
             say_missing(axes, _why(evidence, system, name)
                         if axes is not panels[0] else 'missing')
-        return []
+        return _hint(text)
     truth = evidence.measured(rows[shown[0]], 'reconstruction/image')[0]
     times = np.linspace(0, len(truth) - 1, min(SHOWN, len(truth)))
     times = times.round().astype(int)
@@ -171,7 +194,8 @@ def _reconstructions(panels: Sequence[Axes], evidence: Evidence, name: str,
         else:
             say_missing(axes, _why(evidence, system, name))
     seed = rows[shown[0]].seed
-    return [f'{name}: seed {seed}' + (f'; {text}' if text else '') + '.']
+    return [*_hint(text),
+            f'{name}: seed {seed}' + (f'; {text}' if text else '') + '.']
 
 
 def _why(evidence: Evidence, system: str, name: str) -> str:
@@ -180,8 +204,7 @@ def _why(evidence: Evidence, system: str, name: str) -> str:
                 evidence.quantity(row, 'reconstruction/image') is not None]
     if measured:
         return 'missing: not measured on these frames'
-    wanted = evidence.count('figure5', system, name)
-    return f'missing: {plural(wanted, "run")}'
+    return lacking(evidence, 'figure5', [system], [name], 0)
 
 
 def _endogenous(evidence: Evidence, row: Row) -> np.ndarray:
@@ -202,15 +225,13 @@ def same_frames(evidence: Evidence, item: str, systems: Sequence[str],
     system, the systems to show, and a text on those that are missing. A
     system measured on other frames than the first one is not shown.
     """
-    wanted = {system: evidence.count(item, system, name)
-              for system in systems}
     by_seed: dict[int, dict[str, Row]] = {}
     for system in systems:
         for row in evidence.runs(system, name):
             if evidence.quantity(row, needed) is not None:
                 by_seed.setdefault(row.seed, {})[system] = row
     if not by_seed:
-        return {}, [], f'missing: {plural(sum(wanted.values()), "run")}'
+        return {}, [], lacking(evidence, item, systems, [name], 0)
     seed = min(by_seed, key=lambda seed: (-len(by_seed[seed]), seed))
     rows = by_seed[seed]
     first = next(system for system in systems if system in rows)
@@ -218,9 +239,16 @@ def same_frames(evidence: Evidence, item: str, systems: Sequence[str],
     shown = [system for system in systems if system in rows
              and _equal(evidence.quantity(rows[system], compared), reference)]
     texts = [f'{system} was measured on other frames' if system in rows
+             else f'{system} is not measured' if any(
+                 row.seed == seed for row in evidence.runs(system, name))
              else f'{system} is missing'
              for system in systems if system not in shown]
     return rows, shown, ', '.join(texts)
+
+
+def _hint(text: str) -> list[str]:
+    """What to do about runs that were not measured, if a text names any."""
+    return [NOT_MEASURED] if 'not measured' in text else []
 
 
 def _equal(one: np.ndarray | None, other: np.ndarray | None) -> bool:

@@ -20,7 +20,7 @@ from semopo_tf.experiments.figure_style import (
     set_label,
     title,
 )
-from semopo_tf.experiments.figures_curves import band, mean_curve
+from semopo_tf.experiments.figures_curves import band, mean_curve, thinned
 from semopo_tf.experiments.grid import SYSTEMS
 from semopo_tf.experiments.results import Row
 
@@ -42,6 +42,7 @@ def learning(evidence: Evidence) -> Drawing | None:
         if (runs := _evaluated(evidence, name))]
     if not sets:
         return None
+    notes: list[str] = []
     figure = Figure((6.6, 1.9 * len(sets) + 0.5), layout='constrained')
     for number, (name, runs) in enumerate(sets):
         label = set_label(name, evidence.task(name))
@@ -49,6 +50,8 @@ def learning(evidence: Evidence) -> Drawing | None:
                        for side in (1, 2))
         title(left, label)
         title(right, f'{label}: imagined')
+        notes += [f'{label}, {system}: {said}.' for system, some in
+                  runs.items() if (said := thinned([c for _, c in some]))]
         _returns(left, evidence, name, runs)
         _rewards(right, evidence, runs)
         for axes in (left, right):
@@ -61,7 +64,7 @@ def learning(evidence: Evidence) -> Drawing | None:
         'Line and band: mean ± standard deviation (population) over seeds, of '
         'each seed\'s mean return. Dashed, left: mean return of the data. '
         'Right: what the policy learns from, the reward less the penalty, '
-        'and, dashed, that penalty, λu.'])
+        'and, dashed, that penalty, λu.', *notes])
 
 
 def evaluated(evidence: Evidence, row: Row) -> Curve | None:

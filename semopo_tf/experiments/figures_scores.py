@@ -32,6 +32,7 @@ PAIRS = (('SeMOPO', 'Se+RS'), ('SeMOPO', 'Se+RS+DRP'),
          ('Se+RS', 'Offline DV2'), ('Se+RS+DRP', 'Offline DV2'))
 KINDS = {True: 'every final episode a run', False: 'every seed a run'}
 THRESHOLDS = 201
+FULL_SIZE = ('paper', 'released')  # scales that the paper's numbers are of
 
 
 # Figure 4.
@@ -53,8 +54,7 @@ def figure4(evidence: Evidence, paper: PaperNumbers) -> Drawing:
     for axes, episodes in zip(panels, KINDS, strict=True):
         _improvement(axes, evidence, paper, pairs, episodes, notes)
     panels[0].set_yticks(range(len(pairs)), [
-        f'{system_name(x, True)}  >  {system_name(y, True)}'
-        for x, y in pairs])
+        _pair(x, y) for x, y in pairs])
     panels[0].set_ylim(len(pairs) - 0.5, -0.5)
     return Drawing(figure, list(dict.fromkeys(notes)))
 
@@ -66,7 +66,9 @@ def _improvement(axes: Axes, evidence: Evidence, paper: PaperNumbers,
     for line, (x, y) in enumerate(pairs):
         scores, joined, left = evidence.scores('figure4', [x, y], episodes)
         if left:
-            notes.append(f'{x} > {y}: left out are {", ".join(left)}.')
+            notes.append(f'{_pair(x, y)}: left out are {", ".join(left)}.')
+        if episodes and evidence.scale in FULL_SIZE:
+            _papers(axes, paper, f'{x} > {y}', line)
         if not joined:
             axes.text(0.5, line, _all_missing(evidence, 'figure4', (x, y)),
                       ha='center', va='center', color=GRAY, fontsize=7,
@@ -85,7 +87,6 @@ def _improvement(axes: Axes, evidence: Evidence, paper: PaperNumbers,
             axes.text(0.01, line + 0.25, f'{found.sets} of '
                       f'{found.sets + len(left)} sets', fontsize=5.5,
                       color=GRAY, va='center')
-        _papers(axes, paper, f'{x} > {y}', line)
     axes.axvline(0.5, color=GRAY, lw=0.6, ls=':', zorder=0)
     axes.set_xlim(0, 1)
     axes.set_xlabel('P(X > Y)')
@@ -95,6 +96,11 @@ def _improvement(axes: Axes, evidence: Evidence, paper: PaperNumbers,
     axes.tick_params(axis='y', length=0)
 
 
+def _pair(x: str, y: str) -> str:
+    """A pair as the figure calls it, on its axis and in its notes."""
+    return f'{system_name(x, True)} > {system_name(y, True)}'
+
+
 def _span(counts: Iterable[int]) -> str:
     """`9`, or `4–7` where they differ."""
     found = sorted(set(counts))
@@ -102,7 +108,10 @@ def _span(counts: Iterable[int]) -> str:
 
 
 def _papers(axes: Axes, paper: PaperNumbers, pair: str, line: int) -> None:
-    """What the paper says of a pair, in gray below it."""
+    """What the paper says of a pair, in gray below it.
+
+    Of every episode as a run, and of runs of the full size.
+    """
     known = paper.pairs.get(pair, {})
     if 'about' in known:
         axes.plot(known['about'], line + 0.25, '|', color=GRAY, ms=5)
@@ -132,7 +141,7 @@ def figure10(evidence: Evidence, paper: PaperNumbers) -> Drawing:
                if evidence.scores('figure10', [name], False)[1]]
     for name in asked:
         if name not in systems:
-            notes.append(f'{name}: '
+            notes.append(f'{system_name(name, True)}: '
                          f'{_all_missing(evidence, "figure10", (name,))}.')
     figure = Figure((7, 2.8), layout='constrained')
     for axes, episodes in zip(figure.subplots(1, 2, sharey=True), KINDS,

@@ -40,7 +40,7 @@ class System:
 
 # What `run.py measure` knows, in the order in which it is measured.
 QUANTITIES = {
-    'uncertainty': 'md and vlp of the ensemble on states of the data',
+    'uncertainty': 'u, md and vlp of the ensemble on states of the data',
     'frames': 'frames with the uncertainty of the transition into each',
     'reconstruction': 'frames and what the model makes of them',
     'entropy': 'action entropy of batches under both samplings',

@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from datasets import registry
+from datasets import mapped_sets, recipes, registry
 from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
 from semopo_tf import flops, memory, settings
 from semopo_tf.experiments import scales
+from semopo_tf.experiments.evidence import plural
 from semopo_tf.experiments.grid import Cell, base, system
 from semopo_tf.experiments.results import Row
 
@@ -30,8 +31,10 @@ ACTIONS = 6
 TIME_LIMIT = 1000          # control steps of an episode, unless told otherwise
 # docs/performance.md: a released model update of 4x50 frames, two cores.
 CPU_SPEED = 285e9 / 1.85
-# Small convolutions run at a third of it: docs/results/mini.md, two at a time.
-SMALL_SHARE = 1 / 3
+# Small convolutions run at a part of it, by how many streams a model has:
+# fitted to the hours of docs/results/mini.md (its rows' medians, two or three
+# jobs at a time): SeMOPO 1.25 on cartpole, 1.5 on walker, Offline DV2 0.3, 0.6.
+SMALL_SHARE = {1: 1 / 4, 2: 1 / 7}
 # Seconds per update at batch 256 and published sizes, two cores.
 DRQ_SECONDS = {'BC': 1.2, 'DrQ+BC': 1.7, 'DrQ+CQL': 3.6, 'InfoGating': 25.0}
 DRQ_WORK = 256 * 1024      # batch × hidden units of those
@@ -40,7 +43,7 @@ STEP = 0.004               # seconds: a rendered and evaluated step
 # Bytes of two checkpoints, films and records: at full size (a checkpoint of
 # `released` is 0.67 GB), at a small one.
 RUN_DISK, SMALL_DISK = 1.4e9, 0.05e9
-SMALL_EPISODES = 60        # of a set at the small scales
+SMALL_EPISODES = 60        # of a set at the small scales, if nothing says more
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def estimate(cell: Cell, config: Config, rows: Sequence[Row] = (),
     else:
         small = bool(scales.SCALES[cell.scale].presets)
         seconds = _dreamer(config) / (speed or CPU_SPEED) / (
-            SMALL_SHARE if small else 1)
+            SMALL_SHARE[2 if config.separate_wm else 1] if small else 1)
         basis = 'bench' if speed else 'operations, 2 cores'
     evaluations = config.steps // config.agent_train_steps
     curve = STEP * steps * config.eval_eps * evaluations
@@ -143,18 +146,35 @@ def configs(cells: Sequence[Cell], flags: Mapping[str, Any] | None = None,
     return found
 
 
-def frames_of(name: str, scale: str) -> int:
-    """Frames of a set, of the paper's count of episodes or a small one."""
+def frames_of(name: str, scale: str, folder: Path | None = None) -> int:
+    """Frames of a set: of the episodes in its folder.
+
+    Without a folder of as many as a set of ours is built with, or else the
+    paper's has, or a small one. Raises UserError for damaged mapped arrays.
+    """
     entry = registry.find(name)
-    small = scales.SCALES[scale].presets
-    count = SMALL_EPISODES if small else max(entry.episodes or (200,))
+    if folder is not None:
+        count = episodes_in(folder)
+    elif entry.family == 'built':
+        count = recipes.find(name).episodes
+    elif scales.SCALES[scale].presets:
+        count = SMALL_EPISODES
+    else:
+        count = max(entry.episodes or (200,))
     return count * (entry.rows or registry.ROWS)
 
 
-def data_disk(name: str, scale: str) -> float:
+def episodes_in(folder: Path) -> int:
+    """Episodes of a folder that `scales.find_data` found."""
+    if (folder / 'index.json').exists():
+        return len(mapped_sets.names(folder))
+    return sum(1 for _ in folder.glob('*.npz'))
+
+
+def data_disk(name: str, scale: str, folder: Path | None = None) -> float:
     """Bytes of a set's episodes, mapped."""
     return memory.dataset_disk(
-        frames_of(name, scale), registry.find(name).size, ACTIONS)
+        frames_of(name, scale, folder), registry.find(name).size, ACTIONS)
 
 
 def run_disk(cell: Cell) -> float:
@@ -163,27 +183,33 @@ def run_disk(cell: Cell) -> float:
     return SMALL_DISK if small else RUN_DISK
 
 
-def cache_disk(cell: Cell, config: Config) -> float:
+def cache_disk(cell: Cell, config: Config, folder: Path | None = None,
+               ) -> float:
     """Bytes of embeddings, while a run trains its policy."""
     if system(cell.system).family != 'dreamer' or not (
             config.cache_embeddings):
         return 0.0
     item = 4 if config.precision == '32' else 2
-    return (frames_of(cell.set, cell.scale) * item
+    return (frames_of(cell.set, cell.scale, folder) * item
             * 32 * config.encoder.cnn_depth)
 
 
-def show(cells: Sequence[Cell], finished: frozenset[str],
-         rows: Sequence[Row], speed: float | None, slots: int,
-         folders: Mapping[str, Path | None],
+def show(cells: Sequence[Cell], rows: Sequence[Row], speed: float | None,
+         slots: int, folders: Mapping[str, Path | None],
          flags: Mapping[str, Any] | None = None) -> None:
     """Print the plan: runs by system and set, hours, disk, data.
 
-    `flags`: as in `configs`.
+    Args:
+      rows: finished runs, which are not done again.
+      speed: as in `estimate`.
+      slots: runs at a time.
+      folders: of the data sets, None where there is none.
+      flags: as in `configs`.
     """
     from rich.console import Console
     from rich.table import Table
     config = configs(cells, flags)
+    finished = {row.run for row in rows}
     todo = [cell for cell in cells if not finished.issuperset(cell.runs)]
     estimates = {cell.name: estimate(cell, config[cell.name], rows, speed)
                  for cell in todo}
@@ -211,14 +237,19 @@ def show(cells: Sequence[Cell], finished: frozenset[str],
     console.print(table)
     total = sum(entry.hours for entry in estimates.values())
     disk = sum(map(run_disk, todo)) + slots * max(
-        (cache_disk(cell, config[cell.name]) for cell in todo), default=0)
+        (cache_disk(cell, config[cell.name], folders.get(cell.set))
+         for cell in todo), default=0)
     console.print(
         f'{total:.1f} hours of runs (an estimate), {total / slots:.1f} with '
         f'{slots} at a time; about {disk / 1e9:.1f} GB for runs',
         highlight=False, soft_wrap=True)
     scale = cells[0].scale if cells else 'paper'
     for name, folder in folders.items():
-        where = folder or 'missing'
-        console.print(f'data {name}: {where} ({scale} size, mapped: '
-                      f'{data_disk(name, scale) / 1e9:.1f} GB)',
+        # The demo makes what its runs need and does not find.
+        made = scale == 'demo' and any(cell.set == name for cell in cells)
+        where = folder or ('will be made' if made else 'missing')
+        size = (plural(episodes_in(folder), 'episode') if folder
+                else f'{scale} size')
+        console.print(f'data {name}: {where} ({size}, mapped: '
+                      f'{data_disk(name, scale, folder) / 1e9:.1f} GB)',
                       highlight=False, soft_wrap=True)

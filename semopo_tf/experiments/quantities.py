@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from dreamerv2_base.config import Config
 from dreamerv2_base.distributions import DiagonalNormal, OneHot
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.noise import generator
@@ -37,26 +38,38 @@ NEXT = np.array([0, 1])  # from (episode, t) to (episode, t + 1)
 
 def uncertainty(filtered: Filter, store: EpisodeStore, samples: int, seed: int,
                 ) -> Arrays:
-    """`uncertainty/<stream>/{md,vlp,log_prob,…}` on `samples` transitions.
+    """`uncertainty/<stream>/{u,md,vlp,log_prob,…}` on `samples` transitions.
 
     Transition t is judged where it arrives: all K heads on the deterministic
     state that the data's own action t leads to, against the posterior sample
     of row t + 1, or (`vlp_prior`, `log_prob_prior`) against a sample of one
     of the heads: 10.5 leaves open which. Also `uncertainty/index` [n, 2], the
-    (episode, t).
+    (episode, t), and `uncertainty/penalty`, what u is (`penalty_of`).
     """
     index = places(store.rows, samples, seed, 'uncertainty')
     states = states_at(filtered, store, index + NEXT)
-    found = {'uncertainty/index': index}
+    name = penalty_of(filtered.model.config)
+    found = {'uncertainty/index': index, 'uncertainty/penalty': np.array(name)}
     for stream in filtered.streams:
         rng = generator(seed, 'measure', 'prior', stream.name)
         for key, value in spread(
-                stream.rssm, states[stream.name], rng).items():
+                stream.rssm, states[stream.name], name, rng).items():
             found[f'uncertainty/{stream.name}/{key}'] = value
     return found
 
 
-def spread(rssm: EnsembleRSSM, state: Mapping[str, np.ndarray],
+def penalty_of(config: Config) -> str:
+    """The penalty that is measured as a run's u: its own.
+
+    Its mean disagreement where it has no `offline_penalty_type` (LOMPO, whose
+    penalties are of a kind of their own, and runs without any).
+    """
+    name = config.offline_penalty_type
+    name = penalties.RELEASED_NAMES.get(name, name)
+    return 'mean_disagreement' if name == 'none' else name
+
+
+def spread(rssm: EnsembleRSSM, state: Mapping[str, np.ndarray], penalty: str,
            rng: np.random.Generator | None = None) -> Arrays:
     """How far the K heads are apart in states [n, ...].
 
@@ -68,9 +81,10 @@ def spread(rssm: EnsembleRSSM, state: Mapping[str, np.ndarray],
     for first in range(0, len(state['deter']), 100):
         part = slice(first, first + 100)
         stats = rssm.ensemble_stats(tf.cast(state['deter'][part], rssm.dtype))
-        found = judged(stats, tf.constant(state['stoch'][part]))
+        found = judged(stats, tf.constant(state['stoch'][part]), penalty)
         if rng is not None:
-            foretold = judged(stats, tf.constant(head_sample(stats, rng)))
+            foretold = judged(
+                stats, tf.constant(head_sample(stats, rng)), penalty)
             found |= {f'{key}_prior': foretold[key]
                       for key in ('vlp', 'log_prob')}
         parts.append(found)
@@ -78,9 +92,10 @@ def spread(rssm: EnsembleRSSM, state: Mapping[str, np.ndarray],
             for key in parts[0]}
 
 
-def judged(stats: penalties.Stats, stoch: tf.Tensor) -> Arrays:
+def judged(stats: penalties.Stats, stoch: tf.Tensor, penalty: str) -> Arrays:
     """Uncertainties of K heads' statistics [K, n, ...], float32.
 
+    'u' [n]: the `penalty` of that name.
     'md' [n]: the released `meandis` (LOMPO's `mean` for Gaussian latents).
     'vlp' [n]: the standard deviation over heads of log p_k(stoch), which is
     what both code bases compute under a name that says variance.
@@ -90,7 +105,9 @@ def judged(stats: penalties.Stats, stoch: tf.Tensor) -> Arrays:
     stoch = tf.cast(stoch, tf.float32)
     dist = (OneHot(stats['logit']) if 'logit' in stats
             else DiagonalNormal(stats['mean'], stats['std']))
-    return {'md': penalties.mean_disagreement(stats, stoch).numpy(),
+    own = penalties.penalty_by_name(penalty)
+    return {'u': own(stats, stoch).numpy(),
+            'md': penalties.mean_disagreement(stats, stoch).numpy(),
             'vlp': penalties.log_prob(stats, stoch).numpy(),
             'log_prob': tf.transpose(dist.log_prob(stoch)).numpy()}
 
@@ -151,16 +168,19 @@ def action_information(filtered: Filter, store: EpisodeStore, samples: int,
 
 
 def frames(filtered: Filter, store: EpisodeStore, seed: int) -> Arrays:
-    """FRAMES frames and u (`md`) of the transition into each, by stream.
+    """FRAMES frames and u of the transition into each, by stream.
 
-    `frames/index` [F, 2] is (episode, row) of the frame shown.
+    `frames/index` [F, 2] is (episode, row) of the frame shown,
+    `frames/penalty` what u is (`penalty_of`).
     """
     index = places(store.rows, FRAMES, seed, 'frames') + NEXT
     states = states_at(filtered, store, index)
-    found = {'frames/index': index, 'frames/image': images(store, index)}
+    name = penalty_of(filtered.model.config)
+    found = {'frames/index': index, 'frames/image': images(store, index),
+             'frames/penalty': np.array(name)}
     for stream in filtered.streams:
         found[f'frames/{stream.name}/u'] = spread(
-            stream.rssm, states[stream.name])['md']
+            stream.rssm, states[stream.name], name)['u']
     return found
 
 

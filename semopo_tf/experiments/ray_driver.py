@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ def _new_jobs(pipe: Connection, tasks: Tasks) -> bool:
 
 
 class Tasks:
-    """Jobs as Ray tasks."""
+    """Jobs as Ray tasks. Without a GPU a run has `cluster.cpus` threads."""
 
     def __init__(self, cluster: Cluster):
         import ray
@@ -97,6 +97,8 @@ class Tasks:
         gpus = cluster.gpus
         if gpus is None:
             gpus = 0.5 if ray.cluster_resources().get('GPU') else 0
+        # Else TensorFlow takes all cores of a machine in every run.
+        self._threads = 0 if gpus else max(1, round(cluster.cpus))
         # Retries are the sweep's: it counts and records them.
         self._task = ray.remote(num_cpus=cluster.cpus, num_gpus=gpus,
                                 max_retries=0)(_run)
@@ -105,6 +107,8 @@ class Tasks:
         self._checked = time.monotonic()
 
     def start(self, number: int, job: Job) -> None:
+        if self._threads:
+            job = replace(job, threads=self._threads)
         self._numbers[self._task.remote(self._work, job)] = number
 
     def ended(self, seconds: float) -> list[tuple[int, Outcome]]:

@@ -58,7 +58,6 @@ SCALES: dict[str, Scale] = {scale.name: scale for scale in (
 # What depends on the task (semopo.md section 11, baselines 6.2): key, value.
 _HOPPER = {
     'SeMOPO': {'disen_scales.disen_only': '2.0'},
-    'SeMOPO (paper)': {},
     'Se+RS': {'disen_scales.disen_only': '2.0'},
     'Se+RS+DRP': {'disen_scales.disen_only': '2.0',
                   'disen_scales.reward': '30000'}}
