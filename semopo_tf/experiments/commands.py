@@ -30,6 +30,8 @@ from semopo_tf.experiments.sweep import (
 )
 
 INTERRUPTED = 130
+ALL_ROWS = ('Every row is shown by --only-report without --sets, --systems '
+            'and --seeds.')
 
 # Keys that tell one run of the grid from another: a flag that changes them in
 # every run would put its rows under other names than their own.
@@ -50,6 +52,7 @@ class Request:
     video_dir: str | None
     jobs: int
     flags: tuple[str, ...]
+    seeds: int | None = None  # as given
 
 
 def reproduce(options: argparse.Namespace, rest: list[str]) -> int:
@@ -127,7 +130,8 @@ def _request(options: argparse.Namespace, rest: list[str]) -> Request:
     out = out.expanduser().resolve()
     data = options.data.expanduser().resolve()
     return Request(items, offered, cells, scale, out, data,
-                   _whole(options.video_dir), jobs, tuple(rest))
+                   _whole(options.video_dir), jobs, tuple(rest),
+                   options.seeds)
 
 
 def _check_label(options: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -319,14 +323,16 @@ def _keep_label(options: argparse.Namespace, request: Request) -> None:
 def _with_variants(request: Request, store: ResultStore,
                    ) -> tuple[grid.Cell, ...]:
     """The wanted runs, and finished ones of labelled systems and of what
-    these vary, so that they stand side by side."""
+    these vary, so that they stand side by side: every seed, or the --seeds.
+    """
     rows = {row.run: row for row in store.rows(scale=request.scale.name,
                                                variant='')}
     used = {row.system for row in rows.values()} | {
         cell.system for cell in request.cells}
     labelled = {name for name in used if grid.base(name) != name}
     names = sorted(labelled | {grid.base(name) for name in labelled})
-    seeds = max((row.seed + 1 for row in rows.values()), default=0)
+    seeds = request.seeds or max(
+        (row.seed + 1 for row in rows.values()), default=0)
     mine = {cell.run() for cell in request.cells}
     more = grid.cells(request.items, request.offered, seeds,
                       request.scale.name, names, names)
@@ -372,13 +378,21 @@ def _hash_today(row: Row) -> str:
 def _report(options: argparse.Namespace, request: Request,
             store: ResultStore) -> None:
     from semopo_tf.experiments import page, paper_numbers
+    from semopo_tf.experiments.evidence import Evidence
     folders = {name: scales.find_data(name, request.data)
                for name in _shown(request)}
+    rows = store.rows(scale=request.scale.name)
+    items = [item.name for item in request.items]
+    # What is there, unless a part of it was named.
+    named = options.sets or options.systems or options.seeds
+    wanted = (None if options.only_report and not named
+              else _with_variants(request, store))
+    note = Evidence(rows, items, wanted).unasked(*items)
+    if note:
+        print(f'note: {note} {ALL_ROWS}', file=sys.stderr)
     written = page.write(
-        store.rows(scale=request.scale.name),
-        [item.name for item in request.items], request.out / 'report',
-        published_style=options.published_style,
-        wanted=_with_variants(request, store),
+        rows, items, request.out / 'report',
+        published_style=options.published_style, wanted=wanted,
         data={name: folder for name, folder in folders.items() if folder},
         paper=paper_numbers.load(options.paper), sample=options.sample_std,
         labels=_labels(request.out))

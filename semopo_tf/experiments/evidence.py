@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import math
 import zipfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from semopo_tf.experiments.results import Row
 
 LEVELS = grid.LEVELS
 NO_RANGE = 'nothing is known to normalise its returns with'
+Key = tuple[str, str, str, int]  # system, set, variant, seed
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,14 @@ class Evidence:
     Args:
       rows: of one scale, each run once.
       items: names of the tables and figures to make.
-      wanted: runs asked for; without them those of the rows' scale. A run
-        that is wanted and has no row is missing.
+      wanted: runs asked for; without them those of the rows' scale and the
+        rows' own. A run that is wanted and has no row is missing; a row that
+        nobody asked for is shown nowhere, only counted.
       data: folders of data sets by name, of which manifests are read where
         no run says what its data were.
+
+    Attributes:
+      rows: those to be shown. others: those that nobody asked for.
 
     Raises UserError for rows of several scales, or two of one run.
     """
@@ -54,14 +60,16 @@ class Evidence:
     def __init__(self, rows: Sequence[Row], items: Sequence[str],
                  wanted: Sequence[grid.Cell] | None = None,
                  data: Mapping[str, Path] | None = None):
-        self.rows = list(rows)
         self.items = [_item(name) for name in items]
-        self.scale = _scale(self.rows, wanted)
-        self._found = _unique(self.rows)
+        self.scale = _scale(rows, wanted)
+        every = _unique(rows)
         self._folders = dict(data or {})
-        if wanted is None:
-            wanted = default_wanted(self.rows, self.items, self.scale)
-        self.wanted = list(wanted)
+        self.wanted = list(default_wanted(rows, self.items, self.scale)
+                           if wanted is None else wanted)
+        asked = set(every) if wanted is None else self._wanted_keys()
+        self._found = {key: row for key, row in every.items() if key in asked}
+        self.rows = list(self._found.values())
+        self.others = [row for key, row in every.items() if key not in asked]
 
     # What was wanted.
 
@@ -76,12 +84,47 @@ class Evidence:
         if not grid.ITEMS[item].systems:  # about data, not about runs
             offered = dict.fromkeys(
                 [cell.set for cell in self.wanted]
-                + [row.set for row in self.rows] + list(self._folders))
+                + [row.set for row in self._every] + list(self._folders))
             used = set(grid.sets_of(grid.ITEMS[item], list(offered)))
         else:
             used = {cell.set for cell in self.wanted if item in cell.items}
         order = (*grid.ITEMS[item].sets, *sorted(used))
         return [name for name in dict.fromkeys(order) if name in used]
+
+    def _wanted_keys(self) -> set[Key]:
+        return {(cell.system, cell.set, variant, cell.seed)
+                for cell in self.wanted for variant in cell.variants}
+
+    @property
+    def _every(self) -> list[Row]:
+        """Rows shown and not: data are what they are, whoever asks."""
+        return [*self.rows, *self.others]
+
+    def there(self) -> int:
+        """How many of the wanted rows there are."""
+        return len(self._wanted_keys() & set(self._found))
+
+    def unasked(self, *items: str) -> str:
+        """A note on the rows that these items would show if asked for.
+
+        'Not shown, as nobody asked for them: 3 rows, walker_walk_random (1),
+        …'; '' if there are none.
+        """
+        sets = Counter(row.set for row in self.others if any(
+            self._fits(grid.ITEMS[name], row) for name in items))
+        if not sets:
+            return ''
+        names = ', '.join(f'{name} ({n})' for name, n in sets.items())
+        return ('Not shown, as nobody asked for them: '
+                f'{plural(sets.total(), "row")}, {names}.')
+
+    def _fits(self, item: grid.Item, row: Row) -> bool:
+        systems = {*item.systems, *self.systems(item.name)}
+        if item.name in grid.OPEN:
+            systems |= set(scales.SCALES[self.scale].systems or ())
+        return ({row.system, grid.base(row.system)} & systems != set()
+                and row.variant in item.variants
+                and bool(grid.sets_of(item, [row.set])))
 
     def absent(self, item: str) -> list[str]:
         """Notes on what the paper's item has and nobody asked for."""
@@ -149,7 +192,7 @@ class Evidence:
             joined.append(name)
             for system in systems:
                 returns = np.array([
-                    row.returns for row in self._asked(item, system, name)])
+                    row.returns for row in self.runs(system, name)])
                 values = returns.ravel() if episodes else returns.mean(1)
                 columns[system].append(scale.mean(values))
         if not joined:
@@ -163,17 +206,11 @@ class Evidence:
         return ({name: np.stack(columns[name], 1) for name in systems},
                 joined, notes)
 
-    def _asked(self, item: str, system: str, name: str) -> list[Row]:
-        """Rows of a system on a set whose seed is among the wanted ones."""
-        seeds = {cell.seed for cell in self.wanted if cell.system == system
-                 and cell.set == name and item in cell.items}
-        return [row for row in self.runs(system, name) if row.seed in seeds]
-
     def _incomplete(self, item: str, systems: Sequence[str], name: str,
                     ) -> str:
         missing = sum(self.missing(item, system, name) for system in systems)
         rows = [row for system in systems
-                for row in self._asked(item, system, name)]
+                for row in self.runs(system, name)]
         if missing or not rows:
             return f'missing: {plural(missing, "run")}'
         if len({len(row.returns) for row in rows}) > 1:
@@ -224,9 +261,14 @@ class Evidence:
 
     # The data.
 
+    def trained_on(self, name: str) -> tuple[str, ...]:
+        """Ids of the runs that were trained on a set."""
+        return tuple(row.run for row in self._every if row.set == name)
+
     def task(self, name: str) -> str | None:
         """The task of a set: of its rows, else as the project knows it."""
-        found = next((row.task for row in self.rows if row.set == name), None)
+        found = next((row.task for row in self._every if row.set == name),
+                     None)
         if found is None and name in registry.SETS:
             found = registry.SETS[name].task
         return found
@@ -238,7 +280,7 @@ class Evidence:
         As the runs recorded them; else from the manifests of `data`.
         """
         found: dict[str, np.ndarray] = {}
-        for row in self.rows:
+        for row in self._every:
             path = Path(row.logdir) / 'data.json'
             if row.set in found or not row.logdir or not path.exists():
                 continue
@@ -299,8 +341,12 @@ def default_wanted(rows: Sequence[Row], items: Sequence[grid.Item],
     systems = known.systems and (*known.systems, *sorted(
         used - set(known.systems)))
     seeds = max([known.seeds, *(row.seed + 1 for row in rows)])
-    return grid.cells(items, offered, seeds, scale, systems,
-                      (*(known.systems or ()), *joined))
+    cells = grid.cells(items, offered, seeds, scale, systems,
+                       (*(known.systems or ()), *joined))
+    # Of a label no scale says on which sets and seeds it should be.
+    there = {(row.system, row.set, row.seed) for row in rows}
+    return [cell for cell in cells if cell.system not in labelled
+            or (cell.system, cell.set, cell.seed) in there]
 
 
 def missing_text(missing: int, wanted: int) -> str:
@@ -351,8 +397,8 @@ def _scale(rows: Sequence[Row], wanted: Sequence[grid.Cell] | None) -> str:
     return scale
 
 
-def _unique(rows: Sequence[Row]) -> dict[tuple[str, str, str, int], Row]:
-    found: dict[tuple[str, str, str, int], Row] = {}
+def _unique(rows: Sequence[Row]) -> dict[Key, Row]:
+    found: dict[Key, Row] = {}
     for row in rows:
         key = (row.system, row.set, row.variant, row.seed)
         if key in found:

@@ -145,8 +145,11 @@ def _summary(found: Evidence, labels: Mapping[str, Sequence[str]]) -> str:
     commits = Counter((row.commit or 'outside git')[:12]
                       + (' with changes' if row.dirty else '')
                       for row in rows)
+    there = found.there()
+    beside = len(rows) - there + len(found.others)
     facts = {
-        'rows': f'{len(rows)}, {plural(wanted, "run")} wanted',
+        'rows': f'{there} of {wanted} wanted'
+                + (f', {beside} others' if beside else ''),
         'commits': ', '.join(f'{name} ({count})'
                              for name, count in commits.items()),
         'devices': ', '.join(sorted({row.device for row in rows})),
@@ -156,13 +159,18 @@ def _summary(found: Evidence, labels: Mapping[str, Sequence[str]]) -> str:
         **{f'[{label}]': ' '.join(keys) for label, keys in labels.items()}}
     body = ''.join(f'<tr><th>{name}</th><td>{html.escape(text or "–")}</td>'
                    '</tr>' for name, text in facts.items())
-    warning = ''
+    unasked = found.unasked(*(item.name for item in found.items))
+    warning = _warning(html.escape(unasked)) if unasked else ''
     if missing:
         names = ''.join(f'<li>{html.escape(name)}</li>' for name in missing)
-        warning = (f'<div class="warning"><p>missing: '
-                   f'{plural(len(missing), "run")}</p><details><summary>which'
-                   f'</summary><ul>{names}</ul></details></div>')
+        warning += _warning(
+            f'missing: {plural(len(missing), "run")}',
+            f'<details><summary>which</summary><ul>{names}</ul></details>')
     return f'<table>{body}</table>{warning}'
+
+
+def _warning(text: str, more: str = '') -> str:
+    return f'<div class="warning"><p>{text}</p>{more}</div>'
 
 
 def missing_runs(found: Evidence) -> list[str]:

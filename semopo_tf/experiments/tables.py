@@ -310,7 +310,7 @@ def _data_lines(evidence: Evidence, name: str) -> list[tuple[Value, ...]]:
     order = ('mean', 'std', 'minimum', 'quartile1', 'median', 'quartile3',
              'maximum')
     returns = evidence.data.get(name)
-    runs = tuple(row.run for row in evidence.rows if row.set == name)
+    runs = evidence.trained_on(name)
     mine = None if returns is None else table3.statistics(returns)
     first = [Value(name), Value('ours')]
     if returns is None:
@@ -348,6 +348,7 @@ def _table(name: str, blocks: Sequence[Block], evidence: Evidence,
         found.append(f"The paper's numbers: {paper.label}. {NONE}: not known "
                      'or not there.')
     found += evidence.absent(name)
+    found += [note for note in [evidence.unasked(name)] if note]
     found += [f'The runs on {name} used several versions of the data.'
               for name in evidence.mixed_data]
     return Table(name, grid.ITEMS[name].title, tuple(blocks), tuple(found))
