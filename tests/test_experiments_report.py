@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from semopo_tf import settings
 from semopo_tf.experiments import (
     commands,
     grid,
     metrics,
+    page,
     paper_numbers,
+    run_records,
     tables,
 )
 from semopo_tf.experiments.evidence import Evidence
@@ -121,3 +124,65 @@ def test_a_label_is_wanted_where_it_has_rows_alone():
     found = Evidence(rows, ['table1'])
     assert [(cell.set, cell.seed) for cell in found.wanted
             if cell.system == 'SeMOPO [mine]'] == [(WALKER, 0)]
+
+
+# Runs that are not alike.
+
+
+def test_differing_runs_of_a_cell_are_marked_and_named():
+    rows = [make_row(WALKER, 'BC', 0, [1.0], commit='a' * 40),
+            make_row(WALKER, 'BC', 1, [1.0], commit='a' * 40, dirty=True,
+                     presets=['bc'], data_digest='e' * 64),
+            make_row(CHEETAH, 'BC', 0, [1.0]),
+            make_row(CHEETAH, 'BC', 1, [1.0])]
+    table = made('table5', rows)
+    assert layout(table)[WALKER]['BC'] == '1.0 ± 0.0 †'
+    assert layout(table)[CHEETAH]['BC'] == '1.0 ± 0.0'
+    assert [note for note in table.notes if note.startswith('†')] == [
+        '† BC on walker_walk_random: its runs differ in presets (, bc), '
+        'commit (aaaaaaaa, aaaaaaaa with changes), data (, eeeeeeee).']
+
+
+def test_methods_on_different_data_are_named():
+    rows = [make_row(WALKER, system, 0, [1.0], data_digest=letter * 64)
+            for system, letter in (('SeMOPO', 'a'), ('BC', 'b'))]
+    for item in ('table5', 'table3'):
+        notes = made(item, rows).notes
+        assert ('Methods on walker_walk_random were trained on several '
+                'versions of the data: SeMOPO aaaaaaaa; BC bbbbbbbb.'
+                ) in notes
+
+
+def save_config(folder, *flags):
+    folder.mkdir(parents=True)
+    config, _ = settings.resolve(list(flags))
+    config.save(folder / 'config.yaml')
+    return str(folder)
+
+
+def test_configurations_are_compared_apart_from_the_seed(tmp_path):
+    folders = [save_config(tmp_path / str(seed), '--seed', str(seed),
+                           '--logdir', str(tmp_path / str(seed)), *flags)
+               for seed, flags in enumerate(((), (), ('--offline_lmbd', '3'),
+                                             ()))]
+    old = tmp_path / '3' / 'config.yaml'  # before there was such a key
+    text = old.read_text()
+    assert 'shadows: true\n' in text
+    old.write_text(text.replace('shadows: true\n', ''))
+    rows = [make_row(WALKER, 'BC', seed, [1.0], logdir=folder)
+            for seed, folder in enumerate(folders)]
+    assert run_records.differences(rows[:2]) == []
+    assert run_records.differences([rows[0], rows[3]]) == []
+    assert run_records.differences(rows) == ['configuration (offline_lmbd)']
+    old.write_text('no_more: 1\n')
+    assert run_records.differences([rows[0], rows[3]]) == ['configuration']
+
+
+def test_hours_of_a_run_are_counted_once():
+    path = MINI / 'rows.csv'
+    rows = [row for row in read_csv(path) if row.system == 'SeMOPO']
+    assert [row.variant for row in rows] == ['', '', 'colour', 'colour']
+    assert run_records.hours(rows) == pytest.approx(
+        rows[2].hours + rows[3].hours)
+    text = page._summary(Evidence(rows, ['table2']), {})
+    assert '<td>2.6 in all<' in text

@@ -19,11 +19,12 @@ from datasets import manifest, registry
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import read_record, read_rows
 from semopo_tf import settings
-from semopo_tf.experiments import grid, metrics, scales
+from semopo_tf.experiments import grid, metrics, run_records, scales
 from semopo_tf.experiments.results import Row
 
 LEVELS = grid.LEVELS
 NO_RANGE = 'nothing is known to normalise its returns with'
+UNLIKE = '†'  # at numbers of runs that differ in more than their seeds
 Key = tuple[str, str, str, int]  # system, set, variant, seed
 
 
@@ -69,6 +70,7 @@ class Evidence:
         asked = set(every) if wanted is None else self._wanted_keys()
         self._found = {key: row for key, row in every.items() if key in asked}
         self.rows = list(self._found.values())
+        self._mixed: dict[tuple[str, str], list[str]] = {}
         self.others = [row for key, row in every.items() if key not in asked]
 
     # What was wanted.
@@ -137,6 +139,47 @@ class Evidence:
                 notes.append(f'Not part of this reproduction ({kind} of the '
                              f'paper): {", ".join(left)}.')
         return notes
+
+    def notes(self, item: str) -> list[str]:
+        """What a reader must know of an item's runs: which are not shown,
+        and which are not alike. UNLIKE stands where `mixed` finds
+        something.
+        """
+        found = [self.unasked(item)] if self.unasked(item) else []
+        for name in self.sets(item):
+            systems = self.systems(item) or self.every_system()
+            digests = {system: ', '.join(sorted({
+                row.data_digest[:8] for row in self._of(system, name)}))
+                for system in systems if self._of(system, name)}
+            if len(set(digests.values())) > 1:
+                found.append(f'Methods on {name} were trained on several '
+                             'versions of the data: ' + '; '.join(
+                                 f'{system} {text}' for system, text
+                                 in digests.items()) + '.')
+            found += [f'{UNLIKE} {system} on {name}: its runs differ in '
+                      f'{", ".join(self.mixed(system, name))}.'
+                      for system in self.systems(item)
+                      if self.mixed(system, name)]
+        return found
+
+    def mixed(self, system: str, name: str) -> list[str]:
+        """In what the runs of a system on a set differ beside their seed:
+        presets, commit, data, configuration (`run_records`)."""
+        key = system, name
+        if key not in self._mixed:
+            self._mixed[key] = run_records.differences(
+                self._of(system, name))
+        return self._mixed[key]
+
+    def every_system(self) -> list[str]:
+        """All systems in their order, then the labelled ones of the rows."""
+        return [*grid.SYSTEMS, *sorted({row.system for row in self.rows}
+                                       - set(grid.SYSTEMS))]
+
+    def _of(self, system: str, name: str) -> list[Row]:
+        """Rows of a system on a set, in every variant."""
+        return [self._found[key] for key in sorted(self._found)
+                if (key[0], key[1]) == (system, name)]
 
     def count(self, item: str, system: str, name: str, variant: str = '',
               ) -> int:
@@ -300,14 +343,6 @@ class Evidence:
         """Folders of sets whose returns nobody has read yet."""
         return [folder for name, folder in self._folders.items()
                 if name not in self.data]
-
-    @property
-    def mixed_data(self) -> list[str]:
-        """Sets of which the rows used more than one version."""
-        digests: dict[str, set[str]] = {}
-        for row in self.rows:
-            digests.setdefault(row.set, set()).add(row.data_digest)
-        return sorted(name for name, some in digests.items() if len(some) > 1)
 
     def range(self, task: str | None) -> metrics.Range | None:
         """S_min and S_max of a task (10.1).

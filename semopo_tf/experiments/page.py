@@ -17,6 +17,7 @@ from semopo_tf.experiments import (
     figures,
     figures_learning,
     paper_numbers,
+    run_records,
     table_formats,
     tables,
     tables_extra,
@@ -142,9 +143,7 @@ def _summary(found: Evidence, labels: Mapping[str, Sequence[str]]) -> str:
     wanted = sum(len(cell.variants) for cell in found.wanted)
     missing = missing_runs(found)
     rows = found.rows
-    commits = Counter((row.commit or 'outside git')[:12]
-                      + (' with changes' if row.dirty else '')
-                      for row in rows)
+    commits = Counter(run_records.commit(row) for row in rows)
     there = found.there()
     beside = len(rows) - there + len(found.others)
     facts = {
@@ -153,7 +152,7 @@ def _summary(found: Evidence, labels: Mapping[str, Sequence[str]]) -> str:
         'commits': ', '.join(f'{name} ({count})'
                              for name, count in commits.items()),
         'devices': ', '.join(sorted({row.device for row in rows})),
-        'hours': f'{sum(row.hours for row in rows):.1f} in all',
+        'hours': f'{run_records.hours(rows):.1f} in all',
         'finished': (f'{min(row.finished for row in rows)} to '
                      f'{max(row.finished for row in rows)}') if rows else '',
         **{f'[{label}]': ' '.join(keys) for label, keys in labels.items()}}

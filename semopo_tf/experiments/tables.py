@@ -7,14 +7,14 @@ cell names the runs it rests on, and a run that is missing is said to be.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from datasets import table3
 from datasets.registry import SETS
 from semopo_tf.experiments import grid, metrics
-from semopo_tf.experiments.evidence import Evidence, missing_text
+from semopo_tf.experiments.evidence import UNLIKE, Evidence, missing_text
 from semopo_tf.experiments.paper_numbers import (
     NOTES,
     UNKNOWN,
@@ -53,6 +53,7 @@ class Entry:
 
     `ours` and `style` (Table 1 as the paper computed it) are UNKNOWN without
     rows; `raw` is the summary behind them. `remarks`: letters of NOTES.
+    `mixed`: the runs are not alike (`Evidence.mixed`).
     """
 
     ours: Number = UNKNOWN
@@ -63,6 +64,7 @@ class Entry:
     printed: Number = UNKNOWN
     corrected: Number = UNKNOWN
     remarks: tuple[str, ...] = field(default=())
+    mixed: bool = False
 
 
 def make(name: str, evidence: Evidence, paper: PaperNumbers,
@@ -161,7 +163,8 @@ def _raw(table: str, evidence: Evidence, paper: PaperNumbers, style: Style,
                      corrected=printed)
     raw = metrics.summarise([row.returns for row in rows], style.sample)
     return Entry(Number(raw.mean, raw.std), UNKNOWN, raw,
-                 tuple(row.run for row in rows), missing, printed, printed)
+                 tuple(row.run for row in rows), missing, printed, printed,
+                 mixed=bool(evidence.mixed(system, name)))
 
 
 def _normalised(evidence: Evidence, paper: PaperNumbers, style: Style,
@@ -179,9 +182,9 @@ def _normalised(evidence: Evidence, paper: PaperNumbers, style: Style,
                            or (None, None))
     elif entry.raw is not None:
         missing = 'nothing is known to normalise with'
-    return Entry(ours, published, entry.raw, entry.runs, missing,
-                 entry.printed, paper.corrected_table1(name, system),
-                 tuple(paper.remarks(name, system)))
+    return replace(entry, ours=ours, style=published, missing=missing,
+                   corrected=paper.corrected_table1(name, system),
+                   remarks=tuple(paper.remarks(name, system)))
 
 
 # Blocks.
@@ -348,9 +351,7 @@ def _table(name: str, blocks: Sequence[Block], evidence: Evidence,
         found.append(f"The paper's numbers: {paper.label}. {NONE}: not known "
                      'or not there.')
     found += evidence.absent(name)
-    found += [note for note in [evidence.unasked(name)] if note]
-    found += [f'The runs on {name} used several versions of the data.'
-              for name in evidence.mixed_data]
+    found += evidence.notes(name)
     return Table(name, grid.ITEMS[name].title, tuple(blocks), tuple(found))
 
 
@@ -367,6 +368,7 @@ def show(number: Number, digits: int) -> str:
 
 def _ours(entry: Entry, digits: int) -> Value:
     text = show(entry.ours, digits) if entry.ours else ''
+    text += f' {UNLIKE}' if text and entry.mixed else ''
     if entry.missing:
         text = f'{text} ({entry.missing})' if text else entry.missing
     return Value(text, entry.runs)
