@@ -15,7 +15,7 @@ from semopo_tf.experiments import (
     tables,
 )
 from semopo_tf.experiments.evidence import Evidence
-from semopo_tf.experiments.results import ResultStore, read_csv
+from semopo_tf.experiments.results import Attempt, ResultStore, read_csv
 from tests.helpers import ROOT
 from tests.test_experiments_grid import parse_command
 from tests.test_experiments_tables import grid_of, make_row
@@ -186,3 +186,37 @@ def test_hours_of_a_run_are_counted_once():
         rows[2].hours + rows[3].hours)
     text = page._summary(Evidence(rows, ['table2']), {})
     assert '<td>2.6 in all<' in text
+
+
+# Runs that failed.
+
+
+def test_failed_runs_are_told_from_those_not_run(tmp_path):
+    wanted = cells(['BC'], [WALKER], 3, 'table2', ('', 'colour'))
+    failed, again, other = (cell.run() for cell in wanted)
+    attempts = [Attempt(failed, '', 1.0, 'failed', 'train: exit code 1'),
+                Attempt(failed, '', 1.0, 'lost', 'worker <1> vanished'),
+                Attempt(again, '', 1.0, 'failed', 'train: exit code 1'),
+                Attempt(again, '', 1.0, 'done')]
+    row = make_row(WALKER, 'BC', 1, [1.0])
+    found = Evidence([row], ['table2'], wanted, attempts=attempts)
+    assert found.missing_runs() == {
+        failed: 'failed 2 times, last: worker <1> vanished',
+        f'{failed}@colour': 'failed 2 times, last: worker <1> vanished',
+        f'{again}@colour': 'not run', other: 'not run',
+        f'{other}@colour': 'not run'}
+    table = tables.make('table2', found, paper_numbers.load())
+    lines = [line[1].text for line in table.blocks[0].lines]
+    assert lines == ['1.0 ± – (missing: 2 of 3 runs, 1 failed)',
+                     'missing: 3 runs, 1 failed']
+    written = page.write([row], ['table2'], tmp_path, wanted=wanted,
+                         attempts=attempts)
+    assert f'{failed}: failed 2 times, last: worker &lt;1&gt; vanished' in (
+        written[-1].read_text())
+
+
+def test_a_report_alone_knows_what_failed(tmp_path):
+    run = 'mini/cartpole_swingup_mixed/bc/seed0'
+    ResultStore(tmp_path).record(Attempt(run, '', 1.0, 'failed', 'no disk'))
+    text = (report_of(tmp_path) / 'index.html').read_text()
+    assert f'{run}: failed 1 time, last: no disk' in text

@@ -395,7 +395,7 @@ def _report(options: argparse.Namespace, request: Request,
         published_style=options.published_style, wanted=wanted,
         data={name: folder for name, folder in folders.items() if folder},
         paper=paper_numbers.load(options.paper), sample=options.sample_std,
-        labels=_labels(request.out))
+        labels=_labels(request.out), attempts=store.attempts())
     for path in written:
         if path.name == 'index.html':
             print(f'report: {path}')

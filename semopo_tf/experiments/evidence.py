@@ -20,7 +20,7 @@ from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import read_record, read_rows
 from semopo_tf import settings
 from semopo_tf.experiments import grid, metrics, run_records, scales
-from semopo_tf.experiments.results import Row
+from semopo_tf.experiments.results import Attempt, Row
 
 LEVELS = grid.LEVELS
 NO_RANGE = 'nothing is known to normalise its returns with'
@@ -51,6 +51,7 @@ class Evidence:
         nobody asked for is shown nowhere, only counted.
       data: folders of data sets by name, of which manifests are read where
         no run says what its data were.
+      attempts: starts of runs, in order.
 
     Attributes:
       rows: those to be shown. others: those that nobody asked for.
@@ -60,11 +61,15 @@ class Evidence:
 
     def __init__(self, rows: Sequence[Row], items: Sequence[str],
                  wanted: Sequence[grid.Cell] | None = None,
-                 data: Mapping[str, Path] | None = None):
+                 data: Mapping[str, Path] | None = None,
+                 attempts: Sequence[Attempt] = ()):
         self.items = [_item(name) for name in items]
         self.scale = _scale(rows, wanted)
         every = _unique(rows)
         self._folders = dict(data or {})
+        self._attempts: dict[str, list[Attempt]] = {}
+        for attempt in attempts:
+            self._attempts.setdefault(attempt.run, []).append(attempt)
         self.wanted = list(default_wanted(rows, self.items, self.scale)
                            if wanted is None else wanted)
         asked = set(every) if wanted is None else self._wanted_keys()
@@ -210,10 +215,38 @@ class Evidence:
     def missing(self, item: str, system: str, name: str, variant: str = '',
                 ) -> int:
         """How many of the wanted runs have no row."""
+        return len(self._missing(item, system, name, variant))
+
+    def missing_text(self, item: str, system: str, name: str,
+                     variant: str = '') -> str:
+        """`missing: 2 of 4 runs, 1 failed`, or nothing."""
+        missing = self._missing(item, system, name, variant)
+        failed = sum(bool(self.failures(cell)) for cell in missing)
+        return missing_text(len(missing), self.count(
+            item, system, name, variant)) + (
+                f', {failed} failed' if failed else '')
+
+    def _missing(self, item: str, system: str, name: str, variant: str,
+                 ) -> list[grid.Cell]:
         there = {row.seed for row in self.runs(system, name, variant)}
-        return sum(cell.system == system and cell.set == name
-                   and item in cell.items and variant in cell.variants
-                   and cell.seed not in there for cell in self.wanted)
+        return [cell for cell in self.wanted if cell.system == system
+                and cell.set == name and item in cell.items
+                and variant in cell.variants and cell.seed not in there]
+
+    def failures(self, cell: grid.Cell) -> list[Attempt]:
+        """Starts of a run that failed, in order, since it last went well."""
+        found: list[Attempt] = []
+        for attempt in self._attempts.get(cell.run(), ()):
+            found = [] if attempt.outcome == 'done' else [*found, attempt]
+        return found
+
+    def missing_runs(self) -> dict[str, str]:
+        """Ids of the wanted runs that have no row, and why: 'not run' or
+        'failed 2 times, last: …'."""
+        return {cell.run(variant): _why(self.failures(cell))
+                for cell in self.wanted for variant in cell.variants
+                if (cell.system, cell.set, variant, cell.seed)
+                not in self._found}
 
     def scores(self, item: str, systems: Sequence[str], episodes: bool,
                ) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
@@ -399,6 +432,13 @@ def plural(count: int, noun: str) -> str:
 
 
 # Pieces.
+
+
+def _why(failures: Sequence[Attempt]) -> str:
+    if not failures:
+        return 'not run'
+    return (f'failed {plural(len(failures), "time")}, last: '
+            f'{failures[-1].message or failures[-1].outcome}')
 
 
 def _measure(row: Row) -> str:

@@ -25,7 +25,7 @@ from semopo_tf.experiments import (
 from semopo_tf.experiments.evidence import Evidence, plural
 from semopo_tf.experiments.grid import Cell
 from semopo_tf.experiments.paper_numbers import PaperNumbers
-from semopo_tf.experiments.results import Row
+from semopo_tf.experiments.results import Attempt, Row
 
 Sections = dict[str, tuple[str, str]]  # heading and HTML, by anchor
 
@@ -64,6 +64,7 @@ def write(rows: Sequence[Row], items: Sequence[str], out_dir: Path,
           data: Mapping[str, Path] | None = None,
           paper: PaperNumbers | None = None, sample: bool = False,
           labels: Mapping[str, Sequence[str]] | None = None,
+          attempts: Sequence[Attempt] = (),
           ) -> list[Path]:
     """Write the files of all items and `index.html`; returns their paths.
 
@@ -77,11 +78,12 @@ def write(rows: Sequence[Row], items: Sequence[str], out_dir: Path,
       paper: the paper's numbers; by default those known here.
       sample: sample instead of population standard deviations over seeds.
       labels: the keys that each label of a system stands for.
+      attempts: starts of runs, in order: which failed, and how.
 
     Raises UserError for rows that do not go together and unreadable files.
     """
     out_dir = Path(out_dir)
-    found = Evidence(rows, items, wanted, data)
+    found = Evidence(rows, items, wanted, data, attempts)
     paper = paper or paper_numbers.load()
     style = tables.Style(published_style, sample)
     written: list[Path] = []
@@ -141,7 +143,7 @@ def _page(found: Evidence, sections: Sections,
 def _summary(found: Evidence, labels: Mapping[str, Sequence[str]]) -> str:
     """What there is, what is missing, of which code and machines."""
     wanted = sum(len(cell.variants) for cell in found.wanted)
-    missing = missing_runs(found)
+    missing = found.missing_runs()
     rows = found.rows
     commits = Counter(run_records.commit(row) for row in rows)
     there = found.there()
@@ -161,7 +163,8 @@ def _summary(found: Evidence, labels: Mapping[str, Sequence[str]]) -> str:
     unasked = found.unasked(*(item.name for item in found.items))
     warning = _warning(html.escape(unasked)) if unasked else ''
     if missing:
-        names = ''.join(f'<li>{html.escape(name)}</li>' for name in missing)
+        names = ''.join(f'<li>{html.escape(f"{name}: {why}")}</li>'
+                        for name, why in missing.items())
         warning += _warning(
             f'missing: {plural(len(missing), "run")}',
             f'<details><summary>which</summary><ul>{names}</ul></details>')
@@ -170,14 +173,6 @@ def _summary(found: Evidence, labels: Mapping[str, Sequence[str]]) -> str:
 
 def _warning(text: str, more: str = '') -> str:
     return f'<div class="warning"><p>{text}</p>{more}</div>'
-
-
-def missing_runs(found: Evidence) -> list[str]:
-    """Ids of the wanted runs that have no row."""
-    return [cell.run(variant) for cell in found.wanted
-            for variant in cell.variants
-            if all(row.seed != cell.seed for row in found.runs(
-                cell.system, cell.set, variant))]
 
 
 def _runs(found: Evidence) -> str:

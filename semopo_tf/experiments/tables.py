@@ -14,7 +14,7 @@ import numpy as np
 from datasets import table3
 from datasets.registry import SETS
 from semopo_tf.experiments import grid, metrics
-from semopo_tf.experiments.evidence import UNLIKE, Evidence, missing_text
+from semopo_tf.experiments.evidence import UNLIKE, Evidence
 from semopo_tf.experiments.paper_numbers import (
     NOTES,
     UNKNOWN,
@@ -154,9 +154,7 @@ def _keys(table: str, evidence: Evidence) -> list[Key]:
 def _raw(table: str, evidence: Evidence, paper: PaperNumbers, style: Style,
          name: str, system: str, variant: str) -> Entry:
     rows = evidence.runs(system, name, variant)
-    missing = missing_text(
-        evidence.missing(table, system, name, variant),
-        evidence.count(table, system, name, variant))
+    missing = evidence.missing_text(table, system, name, variant)
     printed = paper.cell(table, name, system, variant)
     if not rows:
         return Entry(missing=missing or 'not asked for', printed=printed,
