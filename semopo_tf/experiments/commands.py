@@ -218,6 +218,16 @@ def _shown(request: Request) -> list[str]:
         for name in grid.sets_of(item, request.offered))]))
 
 
+def _with_levels(names: Sequence[str]) -> list[str]:
+    """Sets, and all others of their tasks: returns are normalised with the
+    range of them all, whichever are asked for."""
+    known = [registry.SETS[name] for name in names if name in registry.SETS]
+    tasks = {entry.task for entry in known}
+    return [entry.name for entry in registry.SETS.values()
+            if entry in known or (entry.task in tasks
+                                  and entry.family != 'vd4rl')]
+
+
 def _plan(options: argparse.Namespace, request: Request) -> int:
     speed = plan.bench_speed(options.bench) if options.bench else None
     store = (ResultStore(request.out)
@@ -379,14 +389,16 @@ def _report(options: argparse.Namespace, request: Request,
             store: ResultStore) -> None:
     from semopo_tf.experiments import page, paper_numbers
     from semopo_tf.experiments.evidence import Evidence
-    folders = {name: scales.find_data(name, request.data)
-               for name in _shown(request)}
     rows = store.rows(scale=request.scale.name)
     items = [item.name for item in request.items]
     # What is there, unless a part of it was named.
     named = options.sets or options.systems or options.seeds
     wanted = (None if options.only_report and not named
               else _with_variants(request, store))
+    offered = list(dict.fromkeys((
+        *request.offered, *(row.set for row in rows if wanted is None))))
+    folders = {name: scales.find_data(name, request.data)
+               for name in _with_levels((*_shown(request), *offered))}
     note = Evidence(rows, items, wanted).unasked(*items)
     if note:
         print(f'note: {note} {ALL_ROWS}', file=sys.stderr)
@@ -395,7 +407,8 @@ def _report(options: argparse.Namespace, request: Request,
         published_style=options.published_style, wanted=wanted,
         data={name: folder for name, folder in folders.items() if folder},
         paper=paper_numbers.load(options.paper), sample=options.sample_std,
-        labels=_labels(request.out), attempts=store.attempts())
+        labels=_labels(request.out), attempts=store.attempts(),
+        offered=offered)
     for path in written:
         if path.name == 'index.html':
             print(f'report: {path}')

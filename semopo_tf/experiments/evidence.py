@@ -52,6 +52,8 @@ class Evidence:
       data: folders of data sets by name, of which manifests are read where
         no run says what its data were.
       attempts: starts of runs, in order.
+      offered: sets of items about data alone; without them those of runs
+        and of `data`.
 
     Attributes:
       rows: those to be shown. others: those that nobody asked for.
@@ -62,14 +64,14 @@ class Evidence:
     def __init__(self, rows: Sequence[Row], items: Sequence[str],
                  wanted: Sequence[grid.Cell] | None = None,
                  data: Mapping[str, Path] | None = None,
-                 attempts: Sequence[Attempt] = ()):
+                 attempts: Sequence[Attempt] = (),
+                 offered: Sequence[str] | None = None):
         self.items = [_item(name) for name in items]
         self.scale = _scale(rows, wanted)
         every = _unique(rows)
         self._folders = dict(data or {})
-        self._attempts: dict[str, list[Attempt]] = {}
-        for attempt in attempts:
-            self._attempts.setdefault(attempt.run, []).append(attempt)
+        self._offered = offered
+        self._failures = run_records.failures(attempts)
         self.wanted = list(default_wanted(rows, self.items, self.scale)
                            if wanted is None else wanted)
         asked = set(every) if wanted is None else self._wanted_keys()
@@ -89,10 +91,10 @@ class Evidence:
     def sets(self, item: str) -> list[str]:
         """Sets of an item, the paper's first and in its order."""
         if not grid.ITEMS[item].systems:  # about data, not about runs
-            offered = dict.fromkeys(
-                [cell.set for cell in self.wanted]
-                + [row.set for row in self._every] + list(self._folders))
-            used = set(grid.sets_of(grid.ITEMS[item], list(offered)))
+            offered = self._offered if self._offered is not None else [
+                *(cell.set for cell in self.wanted),
+                *(row.set for row in self._every), *self._folders]
+            used = set(grid.sets_of(grid.ITEMS[item], offered))
         else:
             used = {cell.set for cell in self.wanted if item in cell.items}
         order = (*grid.ITEMS[item].sets, *sorted(used))
@@ -167,6 +169,13 @@ class Evidence:
                       if self.mixed(system, name)]
         return found
 
+    def drawn(self, item: str) -> list[str]:
+        """A note where an item's runs had drawn backgrounds, no videos."""
+        systems, sets = self.systems(item), self.sets(item)
+        return run_records.drawn_note([
+            row for row in self.rows
+            if row.system in systems and row.set in sets])
+
     def mixed(self, system: str, name: str) -> list[str]:
         """In what the runs of a system on a set differ beside their seed:
         presets, commit, data, configuration (`run_records`)."""
@@ -221,7 +230,7 @@ class Evidence:
                      variant: str = '') -> str:
         """`missing: 2 of 4 runs, 1 failed`, or nothing."""
         missing = self._missing(item, system, name, variant)
-        failed = sum(bool(self.failures(cell)) for cell in missing)
+        failed = sum(cell.run() in self._failures for cell in missing)
         return missing_text(len(missing), self.count(
             item, system, name, variant)) + (
                 f', {failed} failed' if failed else '')
@@ -233,17 +242,10 @@ class Evidence:
                 and cell.set == name and item in cell.items
                 and variant in cell.variants and cell.seed not in there]
 
-    def failures(self, cell: grid.Cell) -> list[Attempt]:
-        """Starts of a run that failed, in order, since it last went well."""
-        found: list[Attempt] = []
-        for attempt in self._attempts.get(cell.run(), ()):
-            found = [] if attempt.outcome == 'done' else [*found, attempt]
-        return found
-
     def missing_runs(self) -> dict[str, str]:
         """Ids of the wanted runs that have no row, and why: 'not run' or
         'failed 2 times, last: …'."""
-        return {cell.run(variant): _why(self.failures(cell))
+        return {cell.run(variant): self._failures.get(cell.run(), 'not run')
                 for cell in self.wanted for variant in cell.variants
                 if (cell.system, cell.set, variant, cell.seed)
                 not in self._found}
@@ -273,9 +275,7 @@ class Evidence:
                 columns[system].append(scale.mean(values))
         if not joined:
             return {}, [], notes
-        lengths = {len(column) for name in systems
-                   for column in columns[name]}
-        if len(lengths) > 1:
+        if any(len(set(map(len, some))) > 1 for some in columns.values()):
             return {}, [], [*notes, *(
                 f'{name} (sets differ in their number of runs)'
                 for name in joined)]
@@ -285,13 +285,24 @@ class Evidence:
     def _incomplete(self, item: str, systems: Sequence[str], name: str,
                     ) -> str:
         missing = sum(self.missing(item, system, name) for system in systems)
-        rows = [row for system in systems
-                for row in self.runs(system, name)]
-        if missing or not rows:
+        if missing:
             return f'missing: {plural(missing, "run")}'
-        if len({len(row.returns) for row in rows}) > 1:
+        found = [self.runs(system, name) for system in systems]
+        if not all(found):
+            return 'not asked for'
+        if len({len(row.returns) for rows in found for row in rows}) > 1:
             return 'its runs differ in their number of episodes'
         return ''
+
+    def why_none(self, item: str, system: str) -> str:
+        """Why no set of a system joins `scores`."""
+        missing = sum(self.missing(item, system, name)
+                      for name in self.sets(item))
+        if missing:
+            return f'missing: {plural(missing, "run")}'
+        return '; '.join(dict.fromkeys(
+            self._incomplete(item, [system], name) or NO_RANGE
+            for name in self.sets(item)))
 
     def quantity(self, row: Row, key: str) -> np.ndarray | None:
         """A measured array of a run, None where it was not measured.
@@ -373,9 +384,9 @@ class Evidence:
 
     @property
     def unread(self) -> list[Path]:
-        """Folders of sets whose returns nobody has read yet."""
-        return [folder for name, folder in self._folders.items()
-                if name not in self.data]
+        """Folders of Table 3's sets whose returns nobody has read yet."""
+        return [self._folders[name] for name in self.sets('table3')
+                if name in self._folders and name not in self.data]
 
     def range(self, task: str | None) -> metrics.Range | None:
         """S_min and S_max of a task (10.1).
@@ -432,13 +443,6 @@ def plural(count: int, noun: str) -> str:
 
 
 # Pieces.
-
-
-def _why(failures: Sequence[Attempt]) -> str:
-    if not failures:
-        return 'not run'
-    return (f'failed {plural(len(failures), "time")}, last: '
-            f'{failures[-1].message or failures[-1].outcome}')
 
 
 def _measure(row: Row) -> str:

@@ -6,6 +6,7 @@ For notes of a report. A run whose folder is not here has nothing to say.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -15,11 +16,11 @@ from ruamel.yaml import YAML
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import read_record
 from semopo_tf import settings
-from semopo_tf.experiments.results import Row
+from semopo_tf.experiments.results import Attempt, Row
 from semopo_tf.run_folder import FREE_KEYS
 
 DRAWN = 'drawn (procedural)'
-UNKNOWN = 'not known (no run folder here)'
+UNKNOWN = 'not known, no run folder here'
 
 # In these two runs of one system on one set may differ.
 _OWN = FREE_KEYS | {'seed', 'offline_dir'}
@@ -45,6 +46,20 @@ def hours(rows: Iterable[Row]) -> float:
     for row in rows:
         found[run_id(row)] = max(row.hours, found.get(run_id(row), 0.0))
     return sum(found.values())
+
+
+def failures(attempts: Iterable[Attempt]) -> dict[str, str]:
+    """Of each run that has failed since it last went well: 'failed 2 times,
+    last: …'. `attempts`: in order."""
+    found: dict[str, list[Attempt]] = {}
+    for attempt in attempts:
+        if attempt.outcome == 'done':
+            found.pop(attempt.run, None)
+        else:
+            found.setdefault(attempt.run, []).append(attempt)
+    return {run: f'failed {len(some)} time{"s" if len(some) > 1 else ""}, '
+            f'last: {some[-1].message or some[-1].outcome}'
+            for run, some in found.items()}
 
 
 # How runs of one system on one set differ.
@@ -121,11 +136,12 @@ def background(row: Row) -> str:
 
 def drawn_note(rows: Sequence[Row]) -> list[str]:
     """A note where runs were evaluated before drawn backgrounds."""
-    runs = once(rows)
-    count = sum(background(row) == DRAWN for row in runs)
-    return [f'{count} of {len(runs)} runs were evaluated before drawn '
-            "backgrounds, not the paper's driving videos: their returns "
-            "cannot be compared with the paper's."] if count else []
+    found = Counter(map(background, once(rows)))
+    known = found.total() - found[UNKNOWN]
+    beside = f' ({found[UNKNOWN]} more: {UNKNOWN})' * bool(found[UNKNOWN])
+    return [f'{found[DRAWN]} of {known} runs{beside} were evaluated before '
+            "drawn backgrounds, not the paper's driving videos: their returns "
+            "cannot be compared with the paper's."] if found[DRAWN] else []
 
 
 def warnings(row: Row) -> list[str]:
