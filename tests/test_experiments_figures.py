@@ -513,7 +513,7 @@ def test_page_has_last_and_best_policies_beside_the_final_one(tmp_path):
 
 def test_page_says_which_runs_are_missing(rows):
     evidence = evidence_of(rows[1:], 'figure2')
-    assert page.missing_runs(evidence) == [rows[0].run]
+    assert evidence.missing_runs() == {rows[0].run: 'not run'}
 
 
 @pytest.mark.parametrize('content', [b'PK\x03\x04 broken', b''])

@@ -30,6 +30,8 @@ from semopo_tf.experiments.sweep import (
 )
 
 INTERRUPTED = 130
+ALL_ROWS = ('Every row is shown by --only-report without --sets, --systems '
+            'and --seeds.')
 
 # Keys that tell one run of the grid from another: a flag that changes them in
 # every run would put its rows under other names than their own.
@@ -50,6 +52,7 @@ class Request:
     video_dir: str | None
     jobs: int
     flags: tuple[str, ...]
+    seeds: int | None = None  # as given
 
 
 def reproduce(options: argparse.Namespace, rest: list[str]) -> int:
@@ -128,7 +131,8 @@ def _request(options: argparse.Namespace, rest: list[str]) -> Request:
     out = out.expanduser().resolve()
     data = options.data.expanduser().resolve()
     return Request(items, offered, cells, scale, out, data,
-                   _whole(options.video_dir), jobs, tuple(rest))
+                   _whole(options.video_dir), jobs, tuple(rest),
+                   options.seeds)
 
 
 def _expect_different(scale: scales.Scale, systems: Sequence[str]) -> None:
@@ -226,6 +230,16 @@ def _shown(request: Request) -> list[str]:
     return list(dict.fromkeys([*_sets(request), *(
         name for item in request.items if not item.systems
         for name in grid.sets_of(item, request.offered))]))
+
+
+def _with_levels(names: Sequence[str]) -> list[str]:
+    """Sets, and all others of their tasks: returns are normalised with the
+    range of them all, whichever are asked for."""
+    known = [registry.SETS[name] for name in names if name in registry.SETS]
+    tasks = {entry.task for entry in known}
+    return [entry.name for entry in registry.SETS.values()
+            if entry in known or (entry.task in tasks
+                                  and entry.family != 'vd4rl')]
 
 
 def _plan(options: argparse.Namespace, request: Request) -> int:
@@ -333,14 +347,16 @@ def _keep_label(options: argparse.Namespace, request: Request) -> None:
 def _with_variants(request: Request, store: ResultStore,
                    ) -> tuple[grid.Cell, ...]:
     """The wanted runs, and finished ones of labelled systems and of what
-    these vary, so that they stand side by side."""
+    these vary, so that they stand side by side: every seed, or the --seeds.
+    """
     rows = {row.run: row for row in store.rows(scale=request.scale.name,
                                                variant='')}
     used = {row.system for row in rows.values()} | {
         cell.system for cell in request.cells}
     labelled = {name for name in used if grid.base(name) != name}
     names = sorted(labelled | {grid.base(name) for name in labelled})
-    seeds = max((row.seed + 1 for row in rows.values()), default=0)
+    seeds = request.seeds or max(
+        (row.seed + 1 for row in rows.values()), default=0)
     mine = {cell.run() for cell in request.cells}
     more = grid.cells(request.items, request.offered, seeds,
                       request.scale.name, names, names)
@@ -386,16 +402,27 @@ def _hash_today(row: Row) -> str:
 def _report(options: argparse.Namespace, request: Request,
             store: ResultStore) -> None:
     from semopo_tf.experiments import page, paper_numbers
+    from semopo_tf.experiments.evidence import Evidence
+    rows = store.rows(scale=request.scale.name)
+    items = [item.name for item in request.items]
+    # What is there, unless a part of it was named.
+    named = options.sets or options.systems or options.seeds
+    wanted = (None if options.only_report and not named
+              else _with_variants(request, store))
+    offered = list(dict.fromkeys((
+        *request.offered, *(row.set for row in rows if wanted is None))))
     folders = {name: scales.find_data(name, request.data)
-               for name in _shown(request)}
+               for name in _with_levels((*_shown(request), *offered))}
+    note = Evidence(rows, items, wanted).unasked(*items)
+    if note:
+        print(f'note: {note} {ALL_ROWS}', file=sys.stderr)
     written = page.write(
-        store.rows(scale=request.scale.name),
-        [item.name for item in request.items], request.out / 'report',
-        published_style=options.published_style,
-        wanted=_with_variants(request, store),
+        rows, items, request.out / 'report',
+        published_style=options.published_style, wanted=wanted,
         data={name: folder for name, folder in folders.items() if folder},
         paper=paper_numbers.load(options.paper), sample=options.sample_std,
-        labels=_labels(request.out))
+        labels=_labels(request.out), attempts=store.attempts(),
+        offered=offered)
     for path in written:
         if path.name == 'index.html':
             print(f'report: {path}')

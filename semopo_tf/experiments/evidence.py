@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import math
 import zipfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,13 @@ import numpy as np
 from datasets import manifest, registry
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import read_record, read_rows
-from semopo_tf.experiments import grid, metrics, scales
-from semopo_tf.experiments.results import Row
+from semopo_tf.experiments import grid, metrics, run_records, scales
+from semopo_tf.experiments.results import Attempt, Row
 
 LEVELS = grid.LEVELS
 NO_RANGE = 'nothing is known to normalise its returns with'
+UNLIKE = '†'  # at numbers of runs that differ in more than their seeds
+Key = tuple[str, str, str, int]  # system, set, variant, seed
 
 
 @dataclass(frozen=True)
@@ -43,25 +46,39 @@ class Evidence:
     Args:
       rows: of one scale, each run once.
       items: names of the tables and figures to make.
-      wanted: runs asked for; without them those of the rows' scale. A run
-        that is wanted and has no row is missing.
+      wanted: runs asked for; without them those of the rows' scale and the
+        rows' own. A run that is wanted and has no row is missing; a row that
+        nobody asked for is shown nowhere, only counted.
       data: folders of data sets by name, of which manifests are read where
         no run says what its data were.
+      attempts: starts of runs, in order.
+      offered: sets of items about data alone; without them those of runs
+        and of `data`.
+
+    Attributes:
+      rows: those to be shown. others: those that nobody asked for.
 
     Raises UserError for rows of several scales, or two of one run.
     """
 
     def __init__(self, rows: Sequence[Row], items: Sequence[str],
                  wanted: Sequence[grid.Cell] | None = None,
-                 data: Mapping[str, Path] | None = None):
-        self.rows = list(rows)
+                 data: Mapping[str, Path] | None = None,
+                 attempts: Sequence[Attempt] = (),
+                 offered: Sequence[str] | None = None):
         self.items = [_item(name) for name in items]
-        self.scale = _scale(self.rows, wanted)
-        self._found = _unique(self.rows)
+        self.scale = _scale(rows, wanted)
+        every = _unique(rows)
         self._folders = dict(data or {})
-        if wanted is None:
-            wanted = default_wanted(self.rows, self.items, self.scale)
-        self.wanted = list(wanted)
+        self._offered = offered
+        self._failures = run_records.failures(attempts)
+        self.wanted = list(default_wanted(rows, self.items, self.scale)
+                           if wanted is None else wanted)
+        asked = set(every) if wanted is None else self._wanted_keys()
+        self._found = {key: row for key, row in every.items() if key in asked}
+        self.rows = list(self._found.values())
+        self._mixed: dict[tuple[str, str], list[str]] = {}
+        self.others = [row for key, row in every.items() if key not in asked]
 
     # What was wanted.
 
@@ -74,14 +91,49 @@ class Evidence:
     def sets(self, item: str) -> list[str]:
         """Sets of an item, the paper's first and in its order."""
         if not grid.ITEMS[item].systems:  # about data, not about runs
-            offered = dict.fromkeys(
-                [cell.set for cell in self.wanted]
-                + [row.set for row in self.rows] + list(self._folders))
-            used = set(grid.sets_of(grid.ITEMS[item], list(offered)))
+            offered = self._offered if self._offered is not None else [
+                *(cell.set for cell in self.wanted),
+                *(row.set for row in self._every), *self._folders]
+            used = set(grid.sets_of(grid.ITEMS[item], offered))
         else:
             used = {cell.set for cell in self.wanted if item in cell.items}
         order = (*grid.ITEMS[item].sets, *sorted(used))
         return [name for name in dict.fromkeys(order) if name in used]
+
+    def _wanted_keys(self) -> set[Key]:
+        return {(cell.system, cell.set, variant, cell.seed)
+                for cell in self.wanted for variant in cell.variants}
+
+    @property
+    def _every(self) -> list[Row]:
+        """Rows shown and not: data are what they are, whoever asks."""
+        return [*self.rows, *self.others]
+
+    def there(self) -> int:
+        """How many of the wanted rows there are."""
+        return len(self._wanted_keys() & set(self._found))
+
+    def unasked(self, *items: str) -> str:
+        """A note on the rows that these items would show if asked for.
+
+        'Not shown, as nobody asked for them: 3 rows, walker_walk_random (1),
+        …'; '' if there are none.
+        """
+        sets = Counter(row.set for row in self.others if any(
+            self._fits(grid.ITEMS[name], row) for name in items))
+        if not sets:
+            return ''
+        names = ', '.join(f'{name} ({n})' for name, n in sets.items())
+        return ('Not shown, as nobody asked for them: '
+                f'{plural(sets.total(), "row")}, {names}.')
+
+    def _fits(self, item: grid.Item, row: Row) -> bool:
+        systems = {*item.systems, *self.systems(item.name)}
+        if item.name in grid.OPEN:
+            systems |= set(scales.SCALES[self.scale].systems or ())
+        return ({row.system, grid.base(row.system)} & systems != set()
+                and row.variant in item.variants
+                and bool(grid.sets_of(item, [row.set])))
 
     def absent(self, item: str) -> list[str]:
         """Notes on what the paper's item has and nobody asked for."""
@@ -94,6 +146,54 @@ class Evidence:
                 notes.append(f'Not part of this reproduction ({kind} of the '
                              f'paper): {", ".join(left)}.')
         return notes
+
+    def notes(self, item: str) -> list[str]:
+        """What a reader must know of an item's runs: which are not shown,
+        and which are not alike. UNLIKE stands where `mixed` finds
+        something.
+        """
+        found = [self.unasked(item)] if self.unasked(item) else []
+        for name in self.sets(item):
+            systems = self.systems(item) or self.every_system()
+            digests = {system: ', '.join(sorted({
+                row.data_digest[:8] for row in self._of(system, name)}))
+                for system in systems if self._of(system, name)}
+            if len(set(digests.values())) > 1:
+                found.append(f'Methods on {name} were trained on several '
+                             'versions of the data: ' + '; '.join(
+                                 f'{system} {text}' for system, text
+                                 in digests.items()) + '.')
+            found += [f'{UNLIKE} {system} on {name}: its runs differ in '
+                      f'{", ".join(self.mixed(system, name))}.'
+                      for system in self.systems(item)
+                      if self.mixed(system, name)]
+        return found
+
+    def drawn(self, item: str) -> list[str]:
+        """A note where an item's runs had drawn backgrounds, no videos."""
+        systems, sets = self.systems(item), self.sets(item)
+        return run_records.drawn_note([
+            row for row in self.rows
+            if row.system in systems and row.set in sets])
+
+    def mixed(self, system: str, name: str) -> list[str]:
+        """In what the runs of a system on a set differ beside their seed:
+        presets, commit, data, configuration (`run_records`)."""
+        key = system, name
+        if key not in self._mixed:
+            self._mixed[key] = run_records.differences(
+                self._of(system, name))
+        return self._mixed[key]
+
+    def every_system(self) -> list[str]:
+        """All systems in their order, then the labelled ones of the rows."""
+        return [*grid.SYSTEMS, *sorted({row.system for row in self.rows}
+                                       - set(grid.SYSTEMS))]
+
+    def _of(self, system: str, name: str) -> list[Row]:
+        """Rows of a system on a set, in every variant."""
+        return [self._found[key] for key in sorted(self._found)
+                if (key[0], key[1]) == (system, name)]
 
     def count(self, item: str, system: str, name: str, variant: str = '',
               ) -> int:
@@ -112,10 +212,31 @@ class Evidence:
     def missing(self, item: str, system: str, name: str, variant: str = '',
                 ) -> int:
         """How many of the wanted runs have no row."""
+        return len(self._missing(item, system, name, variant))
+
+    def missing_text(self, item: str, system: str, name: str,
+                     variant: str = '') -> str:
+        """`missing: 2 of 4 runs, 1 failed`, or nothing."""
+        missing = self._missing(item, system, name, variant)
+        failed = sum(cell.run() in self._failures for cell in missing)
+        return missing_text(len(missing), self.count(
+            item, system, name, variant)) + (
+                f', {failed} failed' if failed else '')
+
+    def _missing(self, item: str, system: str, name: str, variant: str,
+                 ) -> list[grid.Cell]:
         there = {row.seed for row in self.runs(system, name, variant)}
-        return sum(cell.system == system and cell.set == name
-                   and item in cell.items and variant in cell.variants
-                   and cell.seed not in there for cell in self.wanted)
+        return [cell for cell in self.wanted if cell.system == system
+                and cell.set == name and item in cell.items
+                and variant in cell.variants and cell.seed not in there]
+
+    def missing_runs(self) -> dict[str, str]:
+        """Ids of the wanted runs that have no row, and why: 'not run' or
+        'failed 2 times, last: …'."""
+        return {cell.run(variant): self._failures.get(cell.run(), 'not run')
+                for cell in self.wanted for variant in cell.variants
+                if (cell.system, cell.set, variant, cell.seed)
+                not in self._found}
 
     def scores(self, item: str, systems: Sequence[str], episodes: bool,
                ) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
@@ -137,36 +258,39 @@ class Evidence:
             joined.append(name)
             for system in systems:
                 returns = np.array([
-                    row.returns for row in self._asked(item, system, name)])
+                    row.returns for row in self.runs(system, name)])
                 values = returns.ravel() if episodes else returns.mean(1)
                 columns[system].append(scale.mean(values))
         if not joined:
             return {}, [], notes
-        lengths = {len(column) for name in systems
-                   for column in columns[name]}
-        if len(lengths) > 1:
+        if any(len(set(map(len, some))) > 1 for some in columns.values()):
             return {}, [], [*notes, *(
                 f'{name} (sets differ in their number of runs)'
                 for name in joined)]
         return ({name: np.stack(columns[name], 1) for name in systems},
                 joined, notes)
 
-    def _asked(self, item: str, system: str, name: str) -> list[Row]:
-        """Rows of a system on a set whose seed is among the wanted ones."""
-        seeds = {cell.seed for cell in self.wanted if cell.system == system
-                 and cell.set == name and item in cell.items}
-        return [row for row in self.runs(system, name) if row.seed in seeds]
-
     def _incomplete(self, item: str, systems: Sequence[str], name: str,
                     ) -> str:
         missing = sum(self.missing(item, system, name) for system in systems)
-        rows = [row for system in systems
-                for row in self._asked(item, system, name)]
-        if missing or not rows:
+        if missing:
             return f'missing: {plural(missing, "run")}'
-        if len({len(row.returns) for row in rows}) > 1:
+        found = [self.runs(system, name) for system in systems]
+        if not all(found):
+            return 'not asked for'
+        if len({len(row.returns) for rows in found for row in rows}) > 1:
             return 'its runs differ in their number of episodes'
         return ''
+
+    def why_none(self, item: str, system: str) -> str:
+        """Why no set of a system joins `scores`."""
+        missing = sum(self.missing(item, system, name)
+                      for name in self.sets(item))
+        if missing:
+            return f'missing: {plural(missing, "run")}'
+        return '; '.join(dict.fromkeys(
+            self._incomplete(item, [system], name) or NO_RANGE
+            for name in self.sets(item)))
 
     def quantity(self, row: Row, key: str) -> np.ndarray | None:
         """A measured array of a run, None where it was not measured.
@@ -214,9 +338,14 @@ class Evidence:
 
     # The data.
 
+    def trained_on(self, name: str) -> tuple[str, ...]:
+        """Ids of the runs that were trained on a set."""
+        return tuple(row.run for row in self._every if row.set == name)
+
     def task(self, name: str) -> str | None:
         """The task of a set: of its rows, else as the project knows it."""
-        found = next((row.task for row in self.rows if row.set == name), None)
+        found = next((row.task for row in self._every if row.set == name),
+                     None)
         if found is None and name in registry.SETS:
             found = registry.SETS[name].task
         return found
@@ -228,7 +357,7 @@ class Evidence:
         As the runs recorded them; else from the manifests of `data`.
         """
         found: dict[str, np.ndarray] = {}
-        for row in self.rows:
+        for row in self._every:
             path = Path(row.logdir) / 'data.json'
             if row.set in found or not row.logdir or not path.exists():
                 continue
@@ -245,17 +374,9 @@ class Evidence:
 
     @property
     def unread(self) -> list[Path]:
-        """Folders of sets whose returns nobody has read yet."""
-        return [folder for name, folder in self._folders.items()
-                if name not in self.data]
-
-    @property
-    def mixed_data(self) -> list[str]:
-        """Sets of which the rows used more than one version."""
-        digests: dict[str, set[str]] = {}
-        for row in self.rows:
-            digests.setdefault(row.set, set()).add(row.data_digest)
-        return sorted(name for name, some in digests.items() if len(some) > 1)
+        """Folders of Table 3's sets whose returns nobody has read yet."""
+        return [self._folders[name] for name in self.sets('table3')
+                if name in self._folders and name not in self.data]
 
     def range(self, task: str | None) -> metrics.Range | None:
         """S_min and S_max of a task (10.1).
@@ -289,8 +410,12 @@ def default_wanted(rows: Sequence[Row], items: Sequence[grid.Item],
     systems = known.systems and (*known.systems, *sorted(
         used - set(known.systems)))
     seeds = max([known.seeds, *(row.seed + 1 for row in rows)])
-    return grid.cells(items, offered, seeds, scale, systems,
-                      (*(known.systems or ()), *joined))
+    cells = grid.cells(items, offered, seeds, scale, systems,
+                       (*(known.systems or ()), *joined))
+    # Of a label no scale says on which sets and seeds it should be.
+    there = {(row.system, row.set, row.seed) for row in rows}
+    return [cell for cell in cells if cell.system not in labelled
+            or (cell.system, cell.set, cell.seed) in there]
 
 
 def missing_text(missing: int, wanted: int) -> str:
@@ -347,8 +472,8 @@ def _scale(rows: Sequence[Row], wanted: Sequence[grid.Cell] | None) -> str:
     return scale
 
 
-def _unique(rows: Sequence[Row]) -> dict[tuple[str, str, str, int], Row]:
-    found: dict[tuple[str, str, str, int], Row] = {}
+def _unique(rows: Sequence[Row]) -> dict[Key, Row]:
+    found: dict[Key, Row] = {}
     for row in rows:
         key = (row.system, row.set, row.variant, row.seed)
         if key in found:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import colorsys
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,6 +12,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.typing import RcKeyType
@@ -74,6 +77,16 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
             figure.savefig(partial, format=kind, **words)
         written.append(path)
     return written
+
+
+def colour(system: str) -> str:
+    """A system's colour. A labelled one has one of its own, by its name, the
+    same in every report; two of them may by chance be alike."""
+    if system in COLOURS:
+        return COLOURS[system]
+    hue, value = divmod(zlib.crc32(system.encode()), 2 ** 16)
+    return to_hex(colorsys.hsv_to_rgb(  # dark enough for text
+        hue / 2 ** 16, 0.8, 0.45 + 0.35 * value / 2 ** 16))
 
 
 def system_name(system: str, ablation: bool = False) -> str:

@@ -52,7 +52,8 @@ def make(name: str, evidence: Evidence, paper: PaperNumbers, folder: Path,
     with style():
         drawing = MAKERS[name](evidence, paper)
         png, svg = save(drawing.figure, folder, name)
-    return Made(name, grid.ITEMS[name].title, png, svg, tuple(drawing.notes))
+    notes = (*drawing.notes, *evidence.notes(name))
+    return Made(name, grid.ITEMS[name].title, png, svg, notes)
 
 
 def make_others(evidence: Evidence, folder: Path) -> list[Made]:

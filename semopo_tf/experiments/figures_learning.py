@@ -13,15 +13,14 @@ from matplotlib.ticker import MaxNLocator
 
 from semopo_tf.experiments.evidence import Curve, Evidence
 from semopo_tf.experiments.figure_style import (
-    COLOURS,
     GRAY,
     Drawing,
+    colour,
     key,
     set_label,
     title,
 )
 from semopo_tf.experiments.figures_curves import band, mean_curve, thinned
-from semopo_tf.experiments.grid import SYSTEMS
 from semopo_tf.experiments.results import Row
 
 NAME = 'learning'
@@ -58,8 +57,9 @@ def learning(evidence: Evidence) -> Drawing | None:
             axes.xaxis.set_major_locator(MaxNLocator(5))
             if number == len(sets) - 1:
                 axes.set_xlabel('policy updates')
-    used = [name for name in SYSTEMS if any(name in runs for _, runs in sets)]
-    key(figure, {name: COLOURS.get(name, GRAY) for name in used})
+    used = [name for name in evidence.every_system()
+            if any(name in runs for _, runs in sets)]
+    key(figure, {name: colour(name) for name in used})
     return Drawing(figure, [
         'Line and band: mean ± standard deviation (population) over seeds, of '
         'each seed\'s mean return. Dashed, left: mean return of the data. '
@@ -82,7 +82,7 @@ def _evaluated(evidence: Evidence, name: str) -> Runs:
     found = {system: [(row, curve) for row in evidence.runs(system, name)
                       if row.logdir and (
                           curve := evaluated(evidence, row)) is not None]
-             for system in SYSTEMS}
+             for system in evidence.every_system()}
     return {system: runs for system, runs in found.items() if runs}
 
 
@@ -109,4 +109,4 @@ def _draw(axes: Axes, curves: Sequence[Curve | None], system: str,
     there = [curve for curve in curves if curve is not None
              and len(curve.steps)]
     if there:
-        band(axes, *mean_curve(there), COLOURS.get(system, GRAY), style)
+        band(axes, *mean_curve(there), colour(system), style)

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 from semopo_tf.experiments.evidence import Evidence
 from semopo_tf.experiments.figure_style import Drawing, set_label
-from semopo_tf.experiments.grid import SYSTEMS
 from semopo_tf.experiments.results import Row
 
 NAME = 'masks'
@@ -24,7 +23,8 @@ def masks(evidence: Evidence) -> Drawing | None:
     shown is said.
     """
     rows = [row for name in dict.fromkeys(row.set for row in evidence.rows)
-            for system in SYSTEMS for row in evidence.runs(system, name)
+            for system in evidence.every_system()
+            for row in evidence.runs(system, name)
             if evidence.quantity(row, 'separation/mask') is not None]
     if not rows:
         return None

@@ -155,8 +155,8 @@ def figure10(evidence: Evidence, paper: PaperNumbers) -> Drawing:
             title(axes, KINDS[episodes])
             continue
         _profiles(axes, scores)
-        shape = next(iter(scores.values())).shape
-        title(axes, f'{KINDS[episodes]} ({shape[0]} × {shape[1]})',
+        runs = _span(len(values) for values in scores.values())
+        title(axes, f'{KINDS[episodes]} ({runs} × {len(joined)})',
               f'{len(joined)} of {len(joined) + len(left)} sets' if left
               else '')
     figure.axes[0].set_ylabel('share of runs above τ')

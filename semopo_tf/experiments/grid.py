@@ -134,6 +134,7 @@ ITEMS: dict[str, Item] = {item.name: item for item in (
          _NINE + _vd4rl(VD4RL_FIGURE_TASKS, LEVELS)),
     Item('figure10', 'Performance profiles', _ABLATIONS, _NINE))}
 
+OPEN = ('table1', 'table5')  # show any system that is asked for
 PAPER_SETS = frozenset(name for item in ITEMS.values() for name in item.sets)
 
 
@@ -240,7 +241,7 @@ def cells(items: Sequence[Item], offered: Sequence[str], seeds: int,
     """
     wanted: dict[tuple[str, str], tuple[set[str], list[str]]] = {}
     for item in items:
-        joined = extra if item.name in ('table1', 'table5') else [
+        joined = extra if item.name in OPEN else [
             name for name in extra if item.name.startswith('table')
             and base(name) != name and base(name) in item.systems]
         for method in dict.fromkeys((*item.systems, *joined)):

@@ -9,14 +9,16 @@ from __future__ import annotations
 import base64
 import html
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from dreamerv2_base.files import whole
 from semopo_tf.experiments import (
     figures,
     figures_learning,
+    grid,
     paper_numbers,
+    run_records,
     table_formats,
     tables,
     tables_extra,
@@ -24,9 +26,11 @@ from semopo_tf.experiments import (
 from semopo_tf.experiments.evidence import Evidence, plural
 from semopo_tf.experiments.grid import Cell
 from semopo_tf.experiments.paper_numbers import PaperNumbers
-from semopo_tf.experiments.results import Row
+from semopo_tf.experiments.results import Attempt, Row
 
 Sections = dict[str, tuple[str, str]]  # heading and HTML, by anchor
+
+TABLE_KINDS = ('md', 'tex', 'html')
 
 # Figures of frames: PNG keeps their pixels at a fraction of SVG's size.
 RASTER = ('figure3', 'figure5', 'masks')
@@ -63,8 +67,12 @@ def write(rows: Sequence[Row], items: Sequence[str], out_dir: Path,
           data: Mapping[str, Path] | None = None,
           paper: PaperNumbers | None = None, sample: bool = False,
           labels: Mapping[str, Sequence[str]] | None = None,
+          attempts: Sequence[Attempt] = (),
+          offered: Sequence[str] | None = None,
           ) -> list[Path]:
     """Write the files of all items and `index.html`; returns their paths.
+
+    Files of items that an earlier report had and this one has not are removed.
 
     Args:
       rows: of one scale, each run once.
@@ -72,15 +80,18 @@ def write(rows: Sequence[Row], items: Sequence[str], out_dir: Path,
       published_style: Table 1 also as the paper computed it (10.1).
       wanted: runs that were asked for; what has no row among them is shown
         as missing. By default those of the rows' scale.
-      data: folders of sets by name: Table 3 of sets without a run.
+      data: folders of sets by name: ranges of returns, and Table 3, of sets
+        without a run.
       paper: the paper's numbers; by default those known here.
       sample: sample instead of population standard deviations over seeds.
       labels: the keys that each label of a system stands for.
+      attempts: starts of runs, in order: which failed, and how.
+      offered: the sets of Table 3; by default all that are known.
 
     Raises UserError for rows that do not go together and unreadable files.
     """
     out_dir = Path(out_dir)
-    found = Evidence(rows, items, wanted, data)
+    found = Evidence(rows, items, wanted, data, attempts, offered)
     paper = paper or paper_numbers.load()
     style = tables.Style(published_style, sample)
     written: list[Path] = []
@@ -107,17 +118,26 @@ def write(rows: Sequence[Row], items: Sequence[str], out_dir: Path,
         written += paths
     page = out_dir / 'index.html'
     _write(page, _page(found, sections, labels or {}))
+    for path in set(_known(out_dir)) - set(written):
+        path.unlink(missing_ok=True)  # of an earlier report
     return [*written, page]
+
+
+def _known(out_dir: Path) -> list[Path]:
+    """Every file that a report may have beside its page."""
+    names = [*grid.ITEMS, *(name for name, _, _ in figures.OTHERS),
+             tables_extra.NAME]
+    return [out_dir / f'{name}.{kind}' for name in names
+            for kind in (*TABLE_KINDS, 'png', 'svg')]
 
 
 def write_table(table: table_formats.Table, out_dir: Path) -> list[Path]:
     """Write a table as .md, .tex and .html; returns the paths."""
-    texts = {
-        'md': table_formats.markdown(table),
-        'tex': table_formats.latex(table),
-        'html': _document(table.heading, table_formats.html_fragment(table))}
-    paths = [out_dir / f'{table.name}.{kind}' for kind in texts]
-    for path, text in zip(paths, texts.values(), strict=True):
+    texts = (
+        table_formats.markdown(table), table_formats.latex(table),
+        _document(table.heading, table_formats.html_fragment(table)))
+    paths = [out_dir / f'{table.name}.{kind}' for kind in TABLE_KINDS]
+    for path, text in zip(paths, texts, strict=True):
         _write(path, text)
     return paths
 
@@ -140,37 +160,48 @@ def _page(found: Evidence, sections: Sections,
 def _summary(found: Evidence, labels: Mapping[str, Sequence[str]]) -> str:
     """What there is, what is missing, of which code and machines."""
     wanted = sum(len(cell.variants) for cell in found.wanted)
-    missing = missing_runs(found)
+    missing = found.missing_runs()
     rows = found.rows
-    commits = Counter((row.commit or 'outside git')[:12]
-                      + (' with changes' if row.dirty else '')
-                      for row in rows)
+    runs = run_records.once(rows)
+    there = found.there()
+    beside = len(rows) - there + len(found.others)
     facts = {
-        'rows': f'{len(rows)}, {plural(wanted, "run")} wanted',
-        'commits': ', '.join(f'{name} ({count})'
-                             for name, count in commits.items()),
+        'rows': f'{there} of {wanted} wanted'
+                + (f', {beside} others' if beside else ''),
+        'commits': _counted(map(run_records.commit, rows)),
+        'backgrounds': _counted(map(run_records.background, runs)),
         'devices': ', '.join(sorted({row.device for row in rows})),
-        'hours': f'{sum(row.hours for row in rows):.1f} in all',
+        'hours': f'{run_records.hours(rows):.1f} in all',
         'finished': (f'{min(row.finished for row in rows)} to '
                      f'{max(row.finished for row in rows)}') if rows else '',
         **{f'[{label}]': ' '.join(keys) for label, keys in labels.items()}}
     body = ''.join(f'<tr><th>{name}</th><td>{html.escape(text or "–")}</td>'
                    '</tr>' for name, text in facts.items())
-    warning = ''
+    unasked = found.unasked(*(item.name for item in found.items))
+    warning = _warning(html.escape(unasked)) if unasked else ''
     if missing:
-        names = ''.join(f'<li>{html.escape(name)}</li>' for name in missing)
-        warning = (f'<div class="warning"><p>missing: '
-                   f'{plural(len(missing), "run")}</p><details><summary>which'
-                   f'</summary><ul>{names}</ul></details></div>')
+        names = ''.join(f'<li>{html.escape(f"{name}: {why}")}</li>'
+                        for name, why in missing.items())
+        warning += _warning(
+            f'missing: {plural(len(missing), "run")}',
+            f'<details><summary>which</summary><ul>{names}</ul></details>')
+    said = Counter(text for row in runs
+                   for text in dict.fromkeys(run_records.warnings(row)))
+    if said:
+        lines = ''.join(f'<li>{html.escape(text)} ({plural(count, "run")})'
+                        '</li>' for text, count in said.items())
+        warning += _warning('Runs warned:', f'<ul>{lines}</ul>')
     return f'<table>{body}</table>{warning}'
 
 
-def missing_runs(found: Evidence) -> list[str]:
-    """Ids of the wanted runs that have no row."""
-    return [cell.run(variant) for cell in found.wanted
-            for variant in cell.variants
-            if all(row.seed != cell.seed for row in found.runs(
-                cell.system, cell.set, variant))]
+def _counted(texts: Iterable[str]) -> str:
+    """`one (3), other (1)`."""
+    return ', '.join(f'{text} ({count})'
+                     for text, count in Counter(texts).items())
+
+
+def _warning(text: str, more: str = '') -> str:
+    return f'<div class="warning"><p>{text}</p>{more}</div>'
 
 
 def _runs(found: Evidence) -> str:

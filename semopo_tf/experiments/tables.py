@@ -6,15 +6,15 @@ cell names the runs it rests on, and a run that is missing is said to be.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from datasets import table3
 from datasets.registry import SETS
 from semopo_tf.experiments import grid, metrics
-from semopo_tf.experiments.evidence import Evidence, missing_text
+from semopo_tf.experiments.evidence import UNLIKE, Evidence
 from semopo_tf.experiments.paper_numbers import (
     NOTES,
     UNKNOWN,
@@ -32,6 +32,10 @@ from semopo_tf.experiments.table_formats import (
 
 STD = {False: 'population (divided by the number of seeds)',
        True: 'sample (divided by the number of seeds − 1)'}
+
+
+VIDEOS = ('table1', 'table2', 'table5')  # behind the robot, in the paper
+RAW = 'raw'  # behind a return that could not be normalised
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ class Entry:
 
     `ours` and `style` (Table 1 as the paper computed it) are UNKNOWN without
     rows; `raw` is the summary behind them. `remarks`: letters of NOTES.
+    `mixed`: the runs are not alike (`Evidence.mixed`). `compared` is what the
+    paper's number is taken from: in its unit, whatever `ours` is in.
     """
 
     ours: Number = UNKNOWN
@@ -63,6 +69,8 @@ class Entry:
     printed: Number = UNKNOWN
     corrected: Number = UNKNOWN
     remarks: tuple[str, ...] = field(default=())
+    mixed: bool = False
+    compared: Number = UNKNOWN
 
 
 def make(name: str, evidence: Evidence, paper: PaperNumbers,
@@ -78,10 +86,13 @@ def table1(evidence: Evidence, paper: PaperNumbers, style: Style) -> Table:
     """Normalised returns (10.1)."""
     entries = {key: _normalised(evidence, paper, style, *key)
                for key in _keys('table1', evidence)}
+    ranges = {name: evidence.range(evidence.task(name))
+              for name in evidence.sets('table1')}
+    together, left = _aggregates(evidence)
     blocks = [_paper_layout('Ours, normalised', 'table1', evidence, entries,
-                            2),
+                            2, ranges),
               _against_paper(entries, 2, True, style.published),
-              _aggregates(evidence), _constants(evidence)]
+              together, _constants(evidence)]
     letters = sorted({mark for entry in entries.values()
                       for mark in entry.remarks})
     notes = [f'({letter}) {NOTES[letter]}' for letter in letters]
@@ -92,6 +103,16 @@ def table1(evidence: Evidence, paper: PaperNumbers, style: Style) -> Table:
     notes.append('Corrected: by the right formula from Table 5 where that is '
                  "known here; else the printed mean with Car Racing's S_min "
                  'put right. The difference is ours − corrected.')
+    if any(scale and scale.source != 'published'
+           for scale in ranges.values()):
+        notes.append('Where the range is that of the data, the difference is '
+                     'that of our returns normalised with the published '
+                     'range; – where there is none.')
+    if any(entry.raw and not entry.ours for entry in entries.values()):
+        notes.append(f'{RAW}: returns as they are, where no range is known. '
+                     '--data FOLDER with the sets that runs were trained on '
+                     'has one.')
+    notes += left
     return _table('table1', blocks, evidence, style, notes, paper)
 
 
@@ -116,6 +137,10 @@ def table3_of(evidence: Evidence, paper: PaperNumbers, style: Style) -> Table:
              'are interpolated linearly.',
              'Of the paper’s numbers those are shown that this project knows '
              '(datasets/table3.py).']
+    if any(name not in evidence.data for name in evidence.sets('table3')):
+        notes.append('missing: neither a run folder nor --data has the '
+                     'returns of the set; run.py data list --data FOLDER says '
+                     'what is there.')
     if evidence.unread:
         notes.append('Returns of these sets are read by run.py data validate '
                      f'{" ".join(map(str, evidence.unread))}')
@@ -152,36 +177,40 @@ def _keys(table: str, evidence: Evidence) -> list[Key]:
 def _raw(table: str, evidence: Evidence, paper: PaperNumbers, style: Style,
          name: str, system: str, variant: str) -> Entry:
     rows = evidence.runs(system, name, variant)
-    missing = missing_text(
-        evidence.missing(table, system, name, variant),
-        evidence.count(table, system, name, variant))
+    missing = evidence.missing_text(table, system, name, variant)
     printed = paper.cell(table, name, system, variant)
     if not rows:
         return Entry(missing=missing or 'not asked for', printed=printed,
                      corrected=printed)
     raw = metrics.summarise([row.returns for row in rows], style.sample)
-    return Entry(Number(raw.mean, raw.std), UNKNOWN, raw,
-                 tuple(row.run for row in rows), missing, printed, printed)
+    ours = Number(raw.mean, raw.std)
+    return Entry(ours, UNKNOWN, raw, tuple(row.run for row in rows), missing,
+                 printed, printed, mixed=bool(evidence.mixed(system, name)),
+                 compared=ours)
 
 
 def _normalised(evidence: Evidence, paper: PaperNumbers, style: Style,
                 name: str, system: str, variant: str) -> Entry:
     entry = _raw('table1', evidence, paper, style, name, system, variant)
     task = evidence.task(name)
-    scale = evidence.range(task)
-    ours = published = UNKNOWN
-    missing = entry.missing
-    if entry.raw is not None and task is not None and scale is not None:
-        mean, std = entry.raw.mean, entry.raw.std
-        ours = Number(scale.mean(mean),
-                      None if std is None else scale.std(std))
-        published = Number(*metrics.published_style(task, system, mean, std)
-                           or (None, None))
-    elif entry.raw is not None:
-        missing = 'nothing is known to normalise with'
-    return Entry(ours, published, entry.raw, entry.runs, missing,
-                 entry.printed, paper.corrected_table1(name, system),
-                 tuple(paper.remarks(name, system)))
+    published = UNKNOWN
+    if entry.raw is not None and task is not None:
+        published = Number(*metrics.published_style(
+            task, system, entry.raw.mean, entry.raw.std) or (None, None))
+    theirs = metrics.published_range(task) if task else None
+    return replace(entry, style=published,
+                   ours=_scaled(entry.raw, evidence.range(task)),
+                   compared=_scaled(entry.raw, theirs),
+                   corrected=paper.corrected_table1(name, system),
+                   remarks=tuple(paper.remarks(name, system)))
+
+
+def _scaled(raw: metrics.Summary | None, scale: metrics.Range | None,
+            ) -> Number:
+    if raw is None or scale is None:
+        return UNKNOWN
+    return Number(scale.mean(raw.mean),
+                  None if raw.std is None else scale.std(raw.std))
 
 
 # Blocks.
@@ -197,17 +226,26 @@ def _raw_table(name: str, evidence: Evidence, paper: PaperNumbers,
 
 
 def _paper_layout(caption: str, table: str, evidence: Evidence,
-                  entries: dict[Key, Entry], digits: int) -> Block:
-    """A line per set (and variant), a column per system."""
+                  entries: dict[Key, Entry], digits: int,
+                  ranges: Mapping[str, metrics.Range | None] | None = None,
+                  ) -> Block:
+    """A line per set (and variant), a column per system.
+
+    `ranges`: what each set is normalised with, said beside it.
+    """
     systems = evidence.systems(table)
     variants = grid.ITEMS[table].variants
     lines = []
     for name in evidence.sets(table):
         for variant in variants:
             cells = [entries[name, system, variant] for system in systems]
-            lines.append((Value(_label(name, variant, len(variants) > 1)),
-                          *(_ours(entry, digits) for entry in cells)))
-    return Block(caption, ('set', *systems), tuple(lines))
+            first = [Value(_label(name, variant, len(variants) > 1))]
+            if ranges is not None:
+                scale = ranges[name]
+                first.append(Value(scale.source if scale else 'none known'))
+            lines.append((*first, *(_ours(entry, digits) for entry in cells)))
+    words = ('set',) if ranges is None else ('set', 'range')
+    return Block(caption, (*words, *systems), tuple(lines), len(words))
 
 
 def _against_paper(entries: dict[Key, Entry], digits: int,
@@ -228,7 +266,7 @@ def _against_paper(entries: dict[Key, Entry], digits: int,
                 Value(entry.raw.count if entry.raw else NONE, entry.runs),
                 Value(show(entry.printed, digits) + marks)]
         line += [Value(show(right, digits))] if corrected else []
-        line += [Value(_difference(entry.ours, right, digits), entry.runs)]
+        line += [Value(_difference(entry.compared, right, digits), entry.runs)]
         if published:
             line += [Value(show(entry.style, digits), entry.runs),
                      Value(_difference(entry.style, entry.printed, digits),
@@ -237,34 +275,47 @@ def _against_paper(entries: dict[Key, Entry], digits: int,
     return Block('Beside the paper', tuple(header), tuple(lines), texts=2)
 
 
-def _aggregates(evidence: Evidence) -> Block:
-    """Interquartile mean over all sets, with its interval (10.3)."""
+def _aggregates(evidence: Evidence) -> tuple[Block, list[str]]:
+    """Interquartile mean with its interval (10.3) over the sets that all
+    systems have, but for those that have none; and what is left out."""
+    asked = evidence.systems('table1')
+    shown = [name for name in asked
+             if evidence.scores('table1', [name], False)[1]]
+    notes: dict[str, None] = {}
+    found: dict[tuple[str, bool], list[Value]] = {}
+    for episodes in (False, True):
+        scores, joined, left = evidence.scores(
+            'table1', shown, episodes) if shown else ({}, [], [])
+        if left:
+            notes[f'All sets together: left out are {", ".join(left)}.'] = None
+        for system in shown:
+            used = tuple(row.run for name in joined
+                         for row in evidence.runs(system, name))
+            found[system, episodes] = (
+                _estimate(scores[system], used) if joined
+                else [Value('no set can be compared')])
     lines = []
-    for system in evidence.systems('table1'):
+    for system in asked:
         for episodes in (False, True):
-            scores, joined, notes = evidence.scores(
-                'table1', [system], episodes)
-            if not joined:
-                cells = [Value('missing: no set is complete')] + [
-                    Value(NONE)] * 2
-                used: tuple[str, ...] = ()
-            else:
-                found = metrics.iqm(
-                    scores[system], resamples=metrics.RESAMPLES)
-                used = tuple(row.run for name in joined
-                             for row in evidence.runs(system, name))
-                cells = [Value(f'{fixed(found.value, 2)} '
-                               f'[{fixed(found.low, 2)}, '
-                               f'{fixed(found.high, 2)}]', used),
-                         Value(fixed(scores[system].mean(), 2), used),
-                         Value(f'{found.runs}×{found.sets}', used)]
-            lines.append((Value(system), Value(
-                'episodes' if episodes else 'seeds'), *cells, Value(
-                f'{len(notes)} left out' if notes else 'all')))
+            cells = found.get((system, episodes)) or [
+                Value(evidence.why_none('table1', system))]
+            lines.append((
+                Value(system), Value('episodes' if episodes else 'seeds'),
+                *cells, *[Value(NONE)] * (3 - len(cells))))
     return Block('All sets together: interquartile mean and 95 % interval '
-                 'of a stratified bootstrap', (
-                     'method', 'runs are', 'IQM', 'mean', 'n', 'sets'),
-                 tuple(lines), texts=2)
+                 'of a stratified bootstrap; a single run has none', (
+                     'method', 'runs are', 'IQM', 'mean', 'n'),
+                 tuple(lines), texts=2), list(notes)
+
+
+def _estimate(scores: np.ndarray, used: tuple[str, ...]) -> list[Value]:
+    """IQM with its interval, mean, and shape of scores [runs, sets]."""
+    found = metrics.iqm(scores, resamples=metrics.RESAMPLES)
+    interval = (f' [{fixed(found.low, 2)}, {fixed(found.high, 2)}]'
+                if found.runs > 1 else '')
+    return [Value(f'{fixed(found.value, 2)}{interval}', used),
+            Value(fixed(scores.mean(), 2), used),
+            Value(f'{found.runs}×{found.sets}', used)]
 
 
 def _constants(evidence: Evidence) -> Block:
@@ -310,7 +361,7 @@ def _data_lines(evidence: Evidence, name: str) -> list[tuple[Value, ...]]:
     order = ('mean', 'std', 'minimum', 'quartile1', 'median', 'quartile3',
              'maximum')
     returns = evidence.data.get(name)
-    runs = tuple(row.run for row in evidence.rows if row.set == name)
+    runs = evidence.trained_on(name)
     mine = None if returns is None else table3.statistics(returns)
     first = [Value(name), Value('ours')]
     if returns is None:
@@ -323,14 +374,17 @@ def _data_lines(evidence: Evidence, name: str) -> list[tuple[Value, ...]]:
     known = theirs.known()
     if not known:
         return [tuple(first)]
+    # What is known to no decimal is neither shown nor compared to one.
+    digits = {key: int(not entry or (
+        entry.task, entry.level, key) not in table3.COARSE) for key in known}
     count = '/'.join(map(str, entry.episodes)) if entry else NONE
     second = [Value(''), Value('paper'), Value(count or NONE), *(
-        Value(fixed(known[key], 1) if key in known else NONE)
+        Value(fixed(known[key], digits[key]) if key in known else NONE)
         for key in order)]
     if mine is None:
         return [tuple(first), tuple(second)]
     third = [Value(''), Value('difference'), Value(''), *(
-        Value(signed(getattr(mine, key) - known[key], 1)
+        Value(signed(getattr(mine, key) - known[key], digits[key])
               if key in known else NONE, runs) for key in order)]
     return [tuple(first), tuple(second), tuple(third)]
 
@@ -340,6 +394,10 @@ def _table(name: str, blocks: Sequence[Block], evidence: Evidence,
            paper: PaperNumbers | None) -> Table:
     """Put a table together with the notes that all of them need."""
     found = list(notes)
+    empty = [block.caption for block in blocks if not block.lines]
+    if empty:
+        found.insert(0, f'Empty, as nothing of it was asked for: '
+                     f'{"; ".join(empty)}.')
     if style is not None:
         found.insert(0, 'Mean ± standard deviation over seeds of the final '
                      f"policy's mean return; {STD[style.sample]}. n: seeds × "
@@ -347,10 +405,12 @@ def _table(name: str, blocks: Sequence[Block], evidence: Evidence,
     if paper is not None:
         found.append(f"The paper's numbers: {paper.label}. {NONE}: not known "
                      'or not there.')
+    if name in VIDEOS:
+        found += evidence.drawn(name)
     found += evidence.absent(name)
-    found += [f'The runs on {name} used several versions of the data.'
-              for name in evidence.mixed_data]
-    return Table(name, grid.ITEMS[name].title, tuple(blocks), tuple(found))
+    found += evidence.notes(name)
+    return Table(name, grid.ITEMS[name].title, tuple(
+        block for block in blocks if block.lines), tuple(found))
 
 
 # Text.
@@ -366,6 +426,9 @@ def show(number: Number, digits: int) -> str:
 
 def _ours(entry: Entry, digits: int) -> Value:
     text = show(entry.ours, digits) if entry.ours else ''
+    if not text and entry.raw:
+        text = f'{show(Number(entry.raw.mean, entry.raw.std), 1)} {RAW}'
+    text += f' {UNLIKE}' if text and entry.mixed else ''
     if entry.missing:
         text = f'{text} ({entry.missing})' if text else entry.missing
     return Value(text, entry.runs)

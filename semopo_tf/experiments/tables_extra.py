@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from semopo_tf.experiments.evidence import Evidence
-from semopo_tf.experiments.grid import SYSTEMS
 from semopo_tf.experiments.results import Row
 from semopo_tf.experiments.table_formats import (
     NONE,
@@ -19,6 +18,7 @@ from semopo_tf.experiments.table_formats import (
     fixed,
 )
 
+NAME = 'separation'
 MASK = {'iou': 'IoU', 'chance': 'IoU of a mask of everything',
         'ranking': 'ranking'}
 PROBED = ('robot', 'background', 'pole')
@@ -28,7 +28,7 @@ def separation(evidence: Evidence) -> Table | None:
     """Mask and probe of every system and set; None if no run has any."""
     found = [(name, system, evidence.runs(system, name))
              for name in dict.fromkeys(row.set for row in evidence.rows)
-             for system in SYSTEMS]
+             for system in evidence.every_system()]
     found = [(name, system, rows) for name, system, rows in found if rows]
     blocks = [block for block in (_mask(evidence, found),
                                   _probe(evidence, found)) if block]
@@ -42,7 +42,7 @@ def separation(evidence: Evidence) -> Table | None:
         'pixel of the robot has a larger mask value than another.',
         'Probe: R² of a ridge regression on held-out episodes; 1 is perfect, '
         '0 no better than the mean.')
-    return Table('separation', 'Separation of the streams (not in the paper)',
+    return Table(NAME, 'Separation of the streams (not in the paper)',
                  tuple(blocks), notes)
 
 
