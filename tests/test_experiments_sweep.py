@@ -19,7 +19,7 @@ from dreamerv2_base.config import parse_flags
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import read_rows
 from semopo_tf import settings
-from semopo_tf.experiments import commands, live, runner, sweep
+from semopo_tf.experiments import listing, live, runner, sweep
 from semopo_tf.experiments.grid import Cell
 from semopo_tf.experiments.results import ResultStore
 from tests.helpers import ROOT
@@ -205,7 +205,7 @@ def test_results_command(tmp_path, capsys):
     store = ResultStore(tmp_path)
     run(make_jobs(tmp_path), store)
     from tests.test_experiments_grid import parse_command
-    assert commands.show_results(*parse_command(
+    assert listing.show_results(*parse_command(
         'results', str(tmp_path), '--system', 'BC', '--seed', '1')) == 0
     printed = capsys.readouterr().out
     header, line = printed.splitlines()
@@ -213,7 +213,7 @@ def test_results_command(tmp_path, capsys):
     assert line.split('\t')[:5] == [
         'demo/walker_walk_random/bc/seed1', 'BC', '2', '10.5', '0.5']
     target = tmp_path / 'all.csv'
-    commands.show_results(*parse_command(
+    listing.show_results(*parse_command(
         'results', str(tmp_path), '--csv', str(target)))
     assert len(target.read_text().splitlines()) == 5
 
@@ -224,7 +224,7 @@ def test_rows_are_printed_in_the_same_order_whatever_ended_first(
     jobs = make_jobs(tmp_path)
     run(jobs[::-1], store)
     from tests.test_experiments_grid import parse_command
-    commands.show_results(*parse_command('results', str(tmp_path)))
+    listing.show_results(*parse_command('results', str(tmp_path)))
     first = capsys.readouterr().out.splitlines()[1:]
     assert [line.split('\t')[0] for line in first] == [
         f'demo/walker_walk_random/{name}/seed{seed}'
@@ -234,5 +234,5 @@ def test_rows_are_printed_in_the_same_order_whatever_ended_first(
 def test_attempts_are_not_written_to_a_csv(tmp_path):
     from tests.test_experiments_grid import parse_command
     with pytest.raises(UserError, match='--attempts or --csv, found both'):
-        commands.show_results(*parse_command(
+        listing.show_results(*parse_command(
             'results', str(tmp_path), '--attempts', '--csv', 'all.csv'))

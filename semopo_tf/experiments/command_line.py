@@ -111,8 +111,8 @@ def add_results(commands: argparse._SubParsersAction) -> None:
 
 def results(options: argparse.Namespace, rest: list[str]) -> int:
     """List rows; as CSV where a file is given."""
-    from semopo_tf.experiments import commands
-    return commands.show_results(options, rest)
+    from semopo_tf.experiments import listing
+    return listing.show_results(options, rest)
 
 
 def add_measure(commands: argparse._SubParsersAction) -> None:
