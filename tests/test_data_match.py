@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import imageio
 import numpy as np
@@ -133,7 +134,9 @@ def videos(tmp_path):
 
 
 class Records(dict):
-    """Of a run folder: what is written into it."""
+    """Of a run folder that is new: what is written into it."""
+
+    path = Path('none')
 
     def write(self, name, content):
         self[name] = json.loads(json.dumps(content))

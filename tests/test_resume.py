@@ -109,6 +109,7 @@ def interrupted_run(data: Path, folder: Path) -> None:
     assert 'Go on with' in errors
 
 
+@pytest.mark.timeout(900)  # five trainings, each in a process of its own
 def test_interrupted_killed_and_resumed_equals_undisturbed(
         data, undisturbed, tmp_path):
     interrupted_run(data, tmp_path / 'run')
