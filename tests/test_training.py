@@ -19,7 +19,7 @@ from semopo_tf.experiments import runner
 from semopo_tf.method import Phase
 from semopo_tf.run_folder import RunFolder
 from semopo_tf.semopo import SeMOPO
-from tests.helpers import make_folder
+from tests.helpers import ROOT, make_folder
 
 
 class Counter:
@@ -202,6 +202,21 @@ def test_what_the_command_says_of_a_failed_run(
         commands.train_run(config, [], [], '')
     # A sweep tries it again: another run may have had the card.
     assert error.value.code not in (0, *runner.HOPELESS)
+
+
+def test_a_gpu_that_is_not_seen_is_told(monkeypatch, tmp_path, capsys):
+    config = configured(tmp_path / 'run')
+    for found in (None, '/usr/bin/nvidia-smi'):
+        monkeypatch.setattr(commands.shutil, 'which', lambda _, f=found: f)
+        commands.prepare(config)
+        said = 'TensorFlow sees no GPU' in capsys.readouterr().err
+        assert said == bool(found)
+
+
+def test_parity_is_compared_without_tf32():
+    tf.config.experimental.enable_tensor_float_32_execution(True)
+    commands.diff_traces([ROOT / 'tests/parity/data/bc.npz'], [])
+    assert not tf.config.experimental.tensor_float_32_execution_enabled()
 
 
 def test_a_run_that_goes_on_on_another_device_says_so(

@@ -176,7 +176,8 @@ def random_shift(images: tf.Tensor, offsets: tf.Tensor,
     down = tf.range(rows)[None] + offsets[:, 1:] - pad
     right = tf.range(columns)[None] + offsets[:, :1] - pad
     if tf.config.list_physical_devices('GPU'):
-        # Bytes are gathered on the CPU, where a cast is slower than it helps.
+        # No kernel of a GPU gathers bytes; on a CPU the cast costs more time
+        # than the gathers do.
         images = tf.cast(images, tf.float32)
     images = tf.gather(
         images, tf.clip_by_value(down, 0, rows - 1), axis=1, batch_dims=1)
