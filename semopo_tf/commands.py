@@ -152,8 +152,7 @@ def diff_traces(paths: list[Path], arguments: list[str]) -> int:
             pass
     from dreamerv2_base.tf import prepare_devices, tf
     prepare_devices()
-    # Products in TF32 (10 bits) would be further off than the tolerances.
-    tf.config.experimental.enable_tensor_float_32_execution(False)
+    _without_tf32()
     changes = {key: values[0] if len(values) == 1 else values
                for key, values in parse_flags(arguments).items()}
     # A graph for every recorded model, which TensorFlow takes for a mistake.
@@ -166,6 +165,12 @@ def diff_traces(paths: list[Path], arguments: list[str]) -> int:
 
 
 # Pieces.
+
+
+def _without_tf32() -> None:
+    """Products in TF32 (10 bits) are further off than parity's tolerances."""
+    from dreamerv2_base.tf import tf
+    tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
 def open_data(config: Config) -> Any:
@@ -307,6 +312,7 @@ def record_trace(path: Path, arguments: list[str]) -> int:
     from semopo_tf import trace_recorder
     config, _ = settings.resolve(arguments)
     prepare(config)
+    _without_tf32()
     trace_recorder.record(path, config)
     print(f'{path}; compare it elsewhere with:\n  python run.py diff --trace '
           f'{path}')
