@@ -161,8 +161,8 @@ def _add_diff(commands: argparse._SubParsersAction) -> None:
     new = _add(commands, 'diff', diff,
                'compare with recorded traces, presets or runs', CHANGED_KEY)
     what = new.add_mutually_exclusive_group(required=True)
-    what.add_argument('--trace', nargs='+', type=Path, metavar='FILE.npz',
-                      help='replay recorded traces')
+    what.add_argument('--trace', nargs='+', action='extend', type=Path,
+                      metavar='FILE.npz', help='replay recorded traces')
     what.add_argument('--presets', nargs=2, metavar='NAME',
                       help='every key in which two presets differ, and why')
     what.add_argument('--against', nargs=2, type=Path, metavar='RUN',

@@ -1,8 +1,8 @@
 """Random numbers: the draws of updates, and generators for other purposes.
 
-A draw is a pure function of (seed, stream, site, counter): the same run from
+A draw is a pure function of (seed, purpose, site, counter): the same run from
 the same seed gives the same numbers on resume, whatever happened in between.
-`stream` names what is drawn for (a phase, films, acting), `site` the place in
+`purpose` names what is drawn for (a phase, films, acting), `site` the place in
 the computation, `counter` the update. Recorded draws take the place of ours in
 parity tests. What NumPy draws comes from `generator`, the chunks of a batch
 from `replay.batch_generator`.
@@ -65,13 +65,13 @@ class _Scoped(Draws):
 
 
 class CounterDraws(Draws):
-    """Draws keyed by (seed, stream, site) and a counter tensor."""
+    """Draws keyed by (seed, purpose, site) and a counter tensor."""
 
     # Smallest uniform kept away from 0, so that log(-log u) is finite.
     TINY = 1e-7
 
-    def __init__(self, seed: int, stream: str, counter: tf.Tensor):
-        self._seed, self._stream = seed, stream
+    def __init__(self, seed: int, purpose: str, counter: tf.Tensor):
+        self._seed, self._purpose = seed, purpose
         self._counter = tf.cast(counter, tf.int64)
         self._used: set[str] = set()
 
@@ -91,7 +91,7 @@ class CounterDraws(Draws):
         if site in self._used:
             raise ValueError(f'site {site!r} drawn twice in one update')
         self._used.add(site)
-        key = fold(self._seed, self._stream, site)
+        key = fold(self._seed, self._purpose, site)
         with tf.device('CPU'):  # where the draws' kernels want their keys
             return tf.stack([tf.constant(key, tf.int64), self._counter])
 

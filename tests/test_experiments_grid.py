@@ -46,6 +46,15 @@ def test_table_1_of_the_paper():
     assert [cell.seed for cell in found[104:106]] == [0, 1]  # seed by seed
 
 
+def test_a_flag_of_several_values_may_be_given_again():
+    options, _ = parse('--table', '1', '--table', '4', '--figure', '2',
+                       '--systems', 'BC', '--systems', 'SeMOPO', 'TIA')
+    assert options.table == [1, 4]
+    assert options.systems == ['BC', 'SeMOPO', 'TIA']
+    # Nothing stays for the next command line.
+    assert parse('--figure', '3')[0].figure == [3]
+
+
 def test_shared_runs_are_trained_once():
     found = request('--all').cells
     names = [cell.name for cell in found]

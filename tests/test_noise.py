@@ -17,8 +17,8 @@ from dreamerv2_base.tf import tf
 SITES = ('endo/posterior', 'endo/prior', 'exo/posterior', 'imagine/action')
 
 
-def draw(seed, stream, step, site):
-    return CounterDraws(seed, stream, tf.constant(step, tf.int64)).uniform(
+def draw(seed, purpose, step, site):
+    return CounterDraws(seed, purpose, tf.constant(step, tf.int64)).uniform(
         site, (64,)).numpy()
 
 
@@ -27,9 +27,9 @@ def test_same_arguments_same_numbers():
         draw(0, 'model', 5, 'a'), draw(0, 'model', 5, 'a'))
 
 
-def test_no_two_draws_share_a_stream():
-    seen = [draw(seed, stream, step, site)
-            for seed in (0, 1) for stream in ('model', 'agent')
+def test_no_two_draws_share_numbers():
+    seen = [draw(seed, purpose, step, site)
+            for seed in (0, 1) for purpose in ('model', 'agent')
             for step in (0, 1, 2 ** 40) for site in SITES]
     firsts = {float(array[0]) for array in seen}
     assert len(firsts) == len(seen)

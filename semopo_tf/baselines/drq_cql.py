@@ -29,8 +29,8 @@ def conservative_term(data: tf.Tensor, values: Sequence[tf.Tensor],
       values: what the log-sum-exp runs over, each [B, n].
     """
     scores = tf.concat(list(values), 1) / temperature
-    spread = temperature * tf.reduce_logsumexp(scores, 1)
-    return weight * (tf.reduce_mean(spread) - tf.reduce_mean(data))
+    soft_maximum = temperature * tf.reduce_logsumexp(scores, 1)
+    return weight * (tf.reduce_mean(soft_maximum) - tf.reduce_mean(data))
 
 
 class ConservativeActorCritic(ActorCritic):

@@ -180,8 +180,8 @@ class InfoGatingAgent(tf.Module):
         actions = tf.concat([action[:, None], others], 1)
         energies = self.energy(
             self.encoder(now), self.encoder(later), actions)
-        spread = tf.reduce_logsumexp(-energies, 1)
-        return tf.reduce_mean(spread + energies[:, 0])
+        log_normalizer = tf.reduce_logsumexp(-energies, 1)
+        return tf.reduce_mean(log_normalizer + energies[:, 0])
 
     def _train_head(self, features, batch, std, draws: Draws) -> Metrics:
         if isinstance(self.head, CloningHead):

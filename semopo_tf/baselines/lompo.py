@@ -273,11 +273,11 @@ class LOMPO:
         action = self.agent.actor(self.model.rssm.get_feat(latent))
         return {**latent, 'action': action}
 
-    def _graph(self, stream: str, function) -> CountedGraph:
-        """`function(batch, counter)` as one graph, with draws of `stream`."""
+    def _graph(self, purpose: str, function) -> CountedGraph:
+        """`function(batch, counter)` as one graph, draws for `purpose`."""
         def call(batch, counter):
             return function(
-                batch, CounterDraws(self.config.seed, stream, counter))
+                batch, CounterDraws(self.config.seed, purpose, counter))
 
         return CountedGraph(call, self.config.jit)
 

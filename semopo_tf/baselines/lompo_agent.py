@@ -122,9 +122,9 @@ class LompoAgent(tf.Module):
         policy = tf.stop_gradient(self.actor(feat))[None]
         actions = tf.concat([uniform, policy], 0)
         count = actions.shape[0]
-        spread = score(critic, tf.repeat(feat[None], count, 0), actions)
+        values = score(critic, tf.repeat(feat[None], count, 0), actions)
         data = value[:value.shape[0] // 2]
-        return (tf.reduce_mean(tf.reduce_logsumexp(spread, 0))
+        return (tf.reduce_mean(tf.reduce_logsumexp(values, 0))
                 - tf.reduce_mean(data))
 
 

@@ -99,7 +99,7 @@ def log_prob_variance(stats: penalties.Stats, stoch: tf.Tensor) -> tf.Tensor:
     return tf.square(penalties.log_prob(stats, stoch))
 
 
-# By (penalty_type, penalty_spread); the spread matters for log_prob alone.
+# By (penalty_type, penalty_spread); the second matters for log_prob alone.
 PENALTIES = {
     ('log_prob', 'std'): penalties.log_prob,
     ('log_prob', 'variance'): log_prob_variance,
@@ -199,7 +199,8 @@ class LompoModel(WorldModel):
 
         a = clip(actor(f) + N(0, expl_amount²), −1, 1); one head drawn for all
         rows gives the next state; the reward is the head's on the next
-        feature minus λ u, u the spread of all K heads. Baselines 2.4, 2.5.
+        feature minus λ u, u the disagreement of all K heads. Baselines 2.4,
+        2.5.
 
         Args:
           actor: features [N, F] -> actions [N, A] in [-1, 1].
@@ -231,9 +232,9 @@ class LompoModel(WorldModel):
         """Feature, penalised reward and u of states that were reached."""
         feat = self.rssm.get_feat(state)
         stats = self.rssm.ensemble_stats(state['deter'])
-        spread = self._penalty(stats, state['stoch'])
+        penalty = self._penalty(stats, state['stoch'])
         reward = self.heads['reward'](feat).mode()
-        return feat, reward - self.config.offline_lmbd * spread, spread
+        return feat, reward - self.config.offline_lmbd * penalty, penalty
 
     def _latent(self, draws: Draws) -> Draws:
         return SharedNoise(draws) if self.config.lompo.shared_noise else draws

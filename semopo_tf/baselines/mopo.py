@@ -269,11 +269,11 @@ class MOPO:
                 'agent': self.agent.update, 'rollout': self._rollout,
                 'act': self._act}.items()}
 
-    def _graph(self, stream: str, function) -> CountedGraph:
-        """`function(arrays, counter)` as one graph, its draws of `stream`."""
+    def _graph(self, purpose: str, function) -> CountedGraph:
+        """`function(arrays, counter)` as one graph, its draws for `purpose`."""
         def call(batch, counter):
             return function(batch, CounterDraws(
-                self.config.seed, f'mopo_{stream}', counter))
+                self.config.seed, f'mopo_{purpose}', counter))
 
         return CountedGraph(call, self.config.jit)
 

@@ -40,10 +40,10 @@ class StackedDense(tf.Module):
     def __init__(self, scope: Scope, members: int, inputs: int, units: int,
                  decay: float):
         super().__init__()
-        spread = 0.5 / math.sqrt(inputs)
+        std = 0.5 / math.sqrt(inputs)
         shape = (members, inputs, units)
         self.kernel = scope.draw('kernel', shape, lambda rng: (
-            stats.truncnorm.rvs(-2, 2, scale=spread, size=shape,
+            stats.truncnorm.rvs(-2, 2, scale=std, size=shape,
                                 random_state=rng)))
         self.bias = scope.constant('bias', (members, 1, units))
         self._decay = decay

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from semopo_tf.experiments import grid, scales
+
+# `--table 1 --table 4` is `--table 1 4`.
+SEVERAL: dict[str, Any] = {'nargs': '+', 'action': 'extend'}
 
 
 def add_reproduce(commands: argparse._SubParsersAction) -> None:
@@ -19,19 +23,19 @@ def add_reproduce(commands: argparse._SubParsersAction) -> None:
         'makes them. What has a row is never run again. Keys of configs.yaml '
         'as --key VALUE change every run.')
     what = new.add_argument_group('what')
-    what.add_argument('--table', nargs='+', type=int, default=[], metavar='N',
+    what.add_argument('--table', **SEVERAL, type=int, default=[], metavar='N',
                       help='of the paper: 1 to 5')
-    what.add_argument('--figure', nargs='+', type=int, default=[],
+    what.add_argument('--figure', **SEVERAL, type=int, default=[],
                       metavar='N', help='of the paper: 2 to 10')
     what.add_argument('--all', action='store_true',
                       help='every table and figure')
     what.add_argument('--scale', choices=tuple(scales.SCALES),
                       default='paper',
                       help='size of the runs (default: paper)')
-    what.add_argument('--sets', nargs='+',
+    what.add_argument('--sets', **SEVERAL,
                       help='these data sets alone; also such as the scale '
                       'does not have (run.py data list)')
-    what.add_argument('--systems', nargs='+',
+    what.add_argument('--systems', **SEVERAL,
                       help='these methods alone; also such as the scale does '
                       f'not have. Of {", ".join(grid.SYSTEMS)}')
     what.add_argument('--label', metavar='NAME',
@@ -94,12 +98,12 @@ def add_results(commands: argparse._SubParsersAction) -> None:
         'tabs.')
     new.add_argument('out', type=Path, help='the --out of a reproduction')
     for name in ('system', 'set', 'variant', 'scale', 'task', 'level'):
-        new.add_argument(f'--{name}', nargs='+', help='only rows of these')
-    new.add_argument('--seed', nargs='+', type=int,
+        new.add_argument(f'--{name}', **SEVERAL, help='only rows of these')
+    new.add_argument('--seed', **SEVERAL, type=int,
                      help='only rows of these')
     new.add_argument('--csv', type=Path, metavar='FILE',
                      help='write the rows there')
-    new.add_argument('--import', type=Path, nargs='+', metavar='FILE',
+    new.add_argument('--import', type=Path, **SEVERAL, metavar='FILE',
                      dest='sources', default=[],
                      help='add rows that --csv wrote, of other machines '
                      'say; what has a row is not run again')
@@ -126,7 +130,7 @@ def add_measure(commands: argparse._SubParsersAction) -> None:
         epilog='names:\n' + '\n'.join(
             f'  {name:19} {text}' for name, text in grid.QUANTITIES.items()))
     new.add_argument('logdir', type=Path, metavar='LOGDIR')
-    new.add_argument('--names', nargs='+', required=True, metavar='NAME',
+    new.add_argument('--names', **SEVERAL, required=True, metavar='NAME',
                      choices=grid.QUANTITIES, help='what to measure')
     new.add_argument('--out', type=Path, required=True, metavar='FILE.npz')
     new.add_argument('--samples', type=int, default=1000,

@@ -59,12 +59,12 @@ def headlines(found: Arrays) -> list[str]:
             continue
         known = array[~np.isnan(array)]
         mean = known.mean() if known.size else np.nan
-        spread = ''
+        more = ''
         if array.ndim and known.size:
-            spread = f' ± {known.std():.3f}'
+            more = f' ± {known.std():.3f}'
         if array.ndim:
-            spread += f' (n={known.size} of {array.size})'
-        lines.append(f'{name:32} {mean:8.3f}{spread}')
+            more += f' (n={known.size} of {array.size})'
+        lines.append(f'{name:32} {mean:8.3f}{more}')
     return lines
 
 

@@ -82,8 +82,8 @@ def linear_r2(feat: Sequence[np.ndarray], target: Sequence[np.ndarray],
     if not moving.any():
         return float('nan')
     y, y_new = (part[:, moving].astype(np.float64) for part in (y, y_new))
-    mean, spread = y.mean(0), y.std(0) if scale else 1.0
-    y, y_new = (y - mean) / spread, (y_new - mean) / spread
+    mean, std = y.mean(0), y.std(0) if scale else 1.0
+    y, y_new = (y - mean) / std, (y_new - mean) / std
     scaler = StandardScaler().fit(x.astype(np.float64))
     x, x_new = (scaler.transform(part.astype(np.float64))
                 for part in (x, x_new))

@@ -52,7 +52,7 @@ def uncertainty(filtered: Filter, store: EpisodeStore, samples: int, seed: int,
     found = {'uncertainty/index': index, 'uncertainty/penalty': np.array(name)}
     for stream in filtered.streams:
         rng = generator(seed, 'measure', 'prior', stream.name)
-        for key, value in spread(
+        for key, value in ensemble_uncertainty(
                 stream.rssm, states[stream.name], name, rng).items():
             found[f'uncertainty/{stream.name}/{key}'] = value
     return found
@@ -69,8 +69,9 @@ def penalty_of(config: Config) -> str:
     return 'mean_disagreement' if name == 'none' else name
 
 
-def spread(rssm: EnsembleRSSM, state: Mapping[str, np.ndarray], penalty: str,
-           rng: np.random.Generator | None = None) -> Arrays:
+def ensemble_uncertainty(
+        rssm: EnsembleRSSM, state: Mapping[str, np.ndarray], penalty: str,
+        rng: np.random.Generator | None = None) -> Arrays:
     """How far the K heads are apart in states [n, ...].
 
     Returns those of `judged`, float32; with `rng` those that depend on the
@@ -179,7 +180,7 @@ def frames(filtered: Filter, store: EpisodeStore, seed: int) -> Arrays:
     found = {'frames/index': index, 'frames/image': images(store, index),
              'frames/penalty': np.array(name)}
     for stream in filtered.streams:
-        found[f'frames/{stream.name}/u'] = spread(
+        found[f'frames/{stream.name}/u'] = ensemble_uncertainty(
             stream.rssm, states[stream.name], name)['u']
     return found
 
