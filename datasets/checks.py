@@ -192,7 +192,7 @@ def _rewards(episodes: Sequence[Facts],
 
 def _first_row(episodes: Sequence[Facts],
                named: DataSet | None) -> list[Finding]:
-    """Row 0 is the reset: zero action, zero reward (0.1)."""
+    """Row 0 is the reset: zero action, zero reward (baselines 0.1)."""
     def say(facts: Facts) -> str | None:
         action, reward = facts.get('action_ends'), facts.get('reward_ends')
         if facts.get('cut') or action is None or reward is None:

@@ -176,8 +176,18 @@ def _among(named: list[str], key: str, note: str,
 
 
 def _hopper(config: Config) -> list[str]:
-    if (config.separate_wm and config.disen_scales.reward == 20000
-            and config.task.endswith('hopper_hop')):
+    """Weights of the other tasks, where hopper has its own (section 5,
+    baselines 6.2)."""
+    if not config.separate_wm or not config.task.endswith('hopper_hop'):
+        return []
+    weights = config.disen_scales
+    if registry.method_name(config) == 'tia':
+        own = weights.reward == 30000 and round(weights.disen_only ** 2, 4) == 2
+        return [] if own else [
+            f'disen_scales.reward is {weights.reward:g} and disen_only '
+            f'{weights.disen_only:g}; for hopper TIA has 30000 and √2: give '
+            '--configs tia_hopper_hop alone']
+    if weights.reward == 20000:
         return ['disen_scales.reward is 20000, of the other tasks; hopper has '
                 '30000: give --configs se_rs_drp_hopper']
     return []

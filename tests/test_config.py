@@ -142,6 +142,17 @@ def test_hopper_has_its_own_weights():
     assert inert.warnings(own) == []
 
 
+def test_tia_has_its_own_weights_of_hopper():
+    """Baselines 6.2: λ_R = 30000 and c² = 2; what is advised is silent."""
+    for others in (['tia', 'hopper_hop_random'],
+                   ['tia_hopper_hop', 'hopper_hop_random']):
+        config, _ = settings.resolve(['--configs', *others])
+        [note] = inert.warnings(config)
+        assert '--configs tia_hopper_hop alone' in note
+    config, _ = settings.resolve(['--configs', 'tia_hopper_hop'])
+    assert inert.warnings(config) == []
+
+
 def test_paper_values():
     """The rows of spec section 11."""
     paper, _ = settings.resolve(['--configs', 'paper'])

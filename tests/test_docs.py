@@ -28,6 +28,17 @@ def test_every_name_of_ours_exists():
             found = getattr(found, part)
 
 
+def test_every_trap_that_a_test_names_is_explained():
+    text = (ROOT / 'docs' / 'sections.md').read_text()
+    rows = text.split('## Traps')[1]
+    known = {number for row in re.findall(r'(?m)^\| ([\d, ]+) \|', rows)
+             for number in row.split(', ')}
+    named = {number for path in (ROOT / 'tests').glob('*.py')
+             for number in re.findall(r'[Tt]raps?[ _](\d+)', path.read_text())}
+    assert len(named) >= 14
+    assert named <= known
+
+
 def test_our_configuration_keys_are_all_listed():
     section = MAP.split('## Configuration keys of ours')[1].split('##')[0]
     listed = set(re.findall(r'`([a-z_]+)`', section)) - {'jit'}

@@ -212,7 +212,7 @@ def test_trap_26_start_up_ends_on_a_small_set(tmp_path, capsys):
 
 
 def test_episodes_shorter_than_a_sequence_are_read(tmp_path):
-    """They are padded (spec 2.3); other methods need whole chunks."""
+    """They are padded (baselines 2.3); other methods need whole chunks."""
     folder = make_folder(tmp_path / 'short', 2, rows=3, actions=2)
     config = configured(offline_dir=[str(folder)])
     assert config.offline_model_dataset.length > 3

@@ -199,8 +199,7 @@ class LompoModel(WorldModel):
 
         a = clip(actor(f) + N(0, expl_amount²), −1, 1); one head drawn for all
         rows gives the next state; the reward is the head's on the next
-        feature minus λ u, u the disagreement of all K heads. Baselines 2.4,
-        2.5.
+        feature minus λ u, u by all K heads. Baselines 2.4, 2.5.
 
         Args:
           actor: features [N, F] -> actions [N, A] in [-1, 1].
