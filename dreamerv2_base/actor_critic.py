@@ -114,8 +114,8 @@ class ActorCritic(tf.Module):
             scope, 'actor', [self.actor], config.actor_opt)
         self.critic_opt = optimizer_of(
             scope, 'critic', [self.critic], config.critic_opt)
-        self.actor_scale = LossScale(scope / 'actor_loss_scale')
-        self.critic_scale = LossScale(scope / 'critic_loss_scale')
+        self.actor_scale = LossScale(scope / 'actor_loss_scale', 'actor')
+        self.critic_scale = LossScale(scope / 'critic_loss_scale', 'critic')
 
     def train(self, world_model: WorldModel, start: State, reward_fn: RewardFn,
               draws: Draws, terminal: tf.Tensor | None = None,

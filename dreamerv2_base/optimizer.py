@@ -25,8 +25,9 @@ class LossScale(tf.Module):
     GROW_EVERY = 2000
     START = 2.0 ** 15
 
-    def __init__(self, scope: Scope):
+    def __init__(self, scope: Scope, label: str):
         super().__init__()
+        self._label = label  # of its metrics: there are several in a method
         self.active = scope.dtype == tf.float16
         if self.active:
             self._scale = scope.constant('scale', (), self.START)
@@ -52,8 +53,8 @@ class LossScale(tf.Module):
             tf.maximum(self._scale / 2, 1.0)))
         self._good.assign(tf.where(grow, 0.0, good))
         self._skipped.assign_add(tf.where(finite, 0.0, 1.0))
-        return {'loss_scale': tf.identity(self._scale),
-                'skipped_updates': tf.identity(self._skipped)}
+        return {f'{self._label}_loss_scale': tf.identity(self._scale),
+                f'{self._label}_skipped_updates': tf.identity(self._skipped)}
 
 
 def global_norm(grads: Grads) -> tf.Tensor:

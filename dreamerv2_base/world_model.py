@@ -62,7 +62,7 @@ class WorldModel(tf.Module):
             raise UserError(
                 'grad_heads: expected decoder, reward, discount or none, '
                 f'found {sorted(unknown)}; set --grad_heads decoder reward')
-        self.loss_scale = LossScale(scope / 'loss_scale')
+        self.loss_scale = LossScale(scope / 'loss_scale', 'model')
         self._build_optimizers(scope)
 
     # Data.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from dreamerv2_base.config import Config
 from semopo_tf import registry
-from semopo_tf.settings import sampling_of
+from semopo_tf.settings import exo_only_weight, sampling_of
 
 # Keys of the released code that change nothing here. A name stands for all
 # keys below it.
@@ -176,7 +176,7 @@ def _among(named: list[str], key: str, note: str,
 
 
 def _hopper(config: Config) -> list[str]:
-    """Weights of the other tasks, where hopper has its own (section 5,
+    """Weights of the other tasks, where hopper has its own (sections 4 and 5,
     baselines 6.2)."""
     if not config.separate_wm or not config.task.endswith('hopper_hop'):
         return []
@@ -187,10 +187,14 @@ def _hopper(config: Config) -> list[str]:
             f'disen_scales.reward is {weights.reward:g} and disen_only '
             f'{weights.disen_only:g}; for hopper TIA has 30000 and √2: give '
             '--configs tia_hopper_hop alone']
+    found = []
+    if exo_only_weight(config) == 1.5:
+        found.append('disen_scales.disen_only is 1.5, of the other tasks; '
+                     'hopper has 2: give --disen_scales.disen_only 2')
     if weights.reward == 20000:
-        return ['disen_scales.reward is 20000, of the other tasks; hopper has '
-                '30000: give --configs se_rs_drp_hopper']
-    return []
+        found.append('disen_scales.reward is 20000, of the other tasks; '
+                     'hopper has 30000: give --configs se_rs_drp_hopper')
+    return found
 
 
 def _exogenous_reward(config: Config) -> list[str]:

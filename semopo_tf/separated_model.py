@@ -308,7 +308,8 @@ class SeparatedWorldModel(WorldModel):
         self.exo_head_optimizer = optimizer_of(
             scope, 'disen_reward', [*self.exo_heads.values()],
             config.model_opt)
-        self.exo_head_scale = LossScale(scope / 'exo_head_loss_scale')
+        self.exo_head_scale = LossScale(
+            scope / 'exo_head_loss_scale', 'disen_reward')
 
     @property
     def _inner_iterations(self) -> int:

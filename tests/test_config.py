@@ -140,6 +140,15 @@ def test_hopper_has_its_own_weights():
                                'hopper_hop_medium'])
     assert own.disen_scales.reward == 30000
     assert inert.warnings(own) == []
+    for preset in ('released', 'se_rs'):
+        own, _ = settings.resolve(
+            ['--configs', preset, '--task', 'dmcdrv_hopper_hop'])
+        assert inert.warnings(own) == [
+            'disen_scales.disen_only is 1.5, of the other tasks; hopper has '
+            '2: give --disen_scales.disen_only 2']
+    own, _ = settings.resolve(
+        ['--configs', 'paper', '--task', 'dmcdrv_hopper_hop'])
+    assert inert.warnings(own) == []
 
 
 def test_tia_has_its_own_weights_of_hopper():

@@ -57,14 +57,14 @@ def test_unconnected_variables_decay_with_zero_gradient():
 
 
 def test_loss_scale_grows_shrinks_and_skips():
-    scale = LossScale(Scope(0, 's', tf.float16))
+    scale = LossScale(Scope(0, 's', tf.float16), 'model')
     start = float(scale.scale(tf.constant(1.0)))
     scale.update(tf.constant(False))
     assert float(scale.scale(tf.constant(1.0))) == start / 2
     for _ in range(scale.GROW_EVERY):
         metrics = scale.update(tf.constant(True))
     assert float(scale.scale(tf.constant(1.0))) == start
-    assert float(metrics['skipped_updates']) == 1
+    assert float(metrics['model_skipped_updates']) == 1
     grads = scale.unscale({'w': tf.constant(start)})
     assert float(grads['w']) == 1.0
 
@@ -81,7 +81,7 @@ def test_a_non_finite_update_changes_nothing():
 
 
 def test_float32_needs_no_scale():
-    scale = LossScale(Scope(0, 's'))
+    scale = LossScale(Scope(0, 's'), 'model')
     assert not scale.variables
     assert float(scale.scale(tf.constant(2.0))) == 2.0
 

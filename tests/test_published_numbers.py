@@ -13,6 +13,7 @@ import pytest
 
 from semopo_tf import parity_lompo, settings
 from semopo_tf.parity import Trace
+from semopo_tf.world_model_method import WorldModelMethod
 
 DATA = Path(__file__).parent / 'parity' / 'data'
 
@@ -118,6 +119,13 @@ def test_the_paper_differs_from_the_released_command_in_what_it_says():
         'initial_joint_step': False,
         # Without effect; not given.
         'offline_lmbd_cons': 1.5, 'precision': '32'}
+
+
+def test_updates_of_the_model_are_whole_blocks():
+    """Section 9: 25,001 asked are 25,100 done."""
+    done = {name: WorldModelMethod(preset(name), None, 6).model_updates
+            for name in ('released', 'paper')}
+    assert done == {'released': 25100, 'paper': 25000}
 
 
 # What no recording holds. Of the baselines' specification: `B`.

@@ -14,6 +14,7 @@ from dreamerv2_base.tf import compiled, tf
 from semopo_tf import doctor, settings
 from semopo_tf.agent import PenalizedAgent
 from semopo_tf.world_model_method import WorldModelMethod
+from tests.helpers import ROOT
 
 B, T, A = 2, 4, 3
 
@@ -306,10 +307,36 @@ def test_float16_skips_an_update_that_overflows():
     before = {k: v.numpy() for k, v in variables_by_name(
         model.encoder, model.optimizer).items()}
     _, metrics = agent.model_train(batch(), draws())
-    assert float(metrics['skipped_updates']) == 1
+    assert float(metrics['model_skipped_updates']) == 1
     for name, value in variables_by_name(
             model.encoder, model.optimizer).items():
         np.testing.assert_array_equal(before[name], value, err_msg=name)
+
+
+def test_every_loss_scale_tells_of_its_own_skipped_updates():
+    agent = make('--precision', '16', '--disen_inner', 'always')
+    model, behavior = agent.world_model, agent.behavior
+    for scale, value in ((model.exo_head_scale, 2.0 ** 120),
+                         (behavior.actor_scale, 2.0 ** 120),
+                         (model.loss_scale, 1.0),
+                         (behavior.critic_scale, 1.0)):
+        scale._scale.assign(value)
+    found = {}
+    for train in (agent.model_train, agent.agent_train):
+        found.update(train(batch(), draws())[1])
+    skipped = {name: float(value) for name, value in found.items()
+               if name.endswith('_skipped_updates')}
+    assert skipped.pop('disen_reward_skipped_updates') >= 1
+    assert skipped == {'model_skipped_updates': 0, 'actor_skipped_updates': 1,
+                       'critic_skipped_updates': 0}
+    assert float(found['actor_loss_scale']) == 2.0 ** 119
+    with np.load(ROOT / 'tests/parity/data/semopo_released.npz') as trace:
+        released = {key.split('/metric/')[1] for key in trace.files
+                    if '/metric/' in key}
+    ours = (ROOT / 'docs' / 'name_map.md').read_text().split(
+        '## Metrics of ours')[1].split('##')[0]
+    assert {name for name in found if f'`{name}`' not in ours} == (
+        released - {'disen/disen_reward_loss'})  # docs/divergences.md
 
 
 def test_video_frames_are_in_range_and_named_as_in_the_released_code():

@@ -55,7 +55,7 @@ SCALES: dict[str, Scale] = {scale.name: scale for scale in (
     Scale('paper', 4, ALL_SETS),
     Scale('released', 4, ALL_SETS))}
 
-# What depends on the task (semopo.md section 11, baselines 6.2): key, value.
+# What depends on the task (semopo.md sections 4, 5; baselines 6.2): key, value.
 _HOPPER = {
     'SeMOPO': {'disen_scales.disen_only': '2.0'},
     'Se+RS': {'disen_scales.disen_only': '2.0'},
