@@ -209,7 +209,7 @@ def bench(options: argparse.Namespace, rest: list[str]) -> int:
     _expect_no_more(rest, 'bench', 'only its own flags')
     bench.report(bench.run(bench.Options(
         options.preset, options.batch, options.length, options.repeats,
-        options.precision)), options.json)
+        options.precision), options.json), options.json)
     return 0
 
 

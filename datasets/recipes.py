@@ -91,8 +91,9 @@ class Recipe:
         """The same with other returns [low, high]; of one frozen policy, they
         are also where it is looked for. Raises UserError for no interval."""
         if not low < high:
+            ends = f'{high:g} {low:g}' if high < low else '0 300'
             raise UserError(f'--band: expected LOW below HIGH, found {low:g} '
-                            f'{high:g}; give --band {high:g} {low:g}')
+                            f'{high:g}; give --band {ends}')
         goal = (low, high) if self.source == 'frozen' else self.goal
         return dataclasses.replace(self, band=(low, high), goal=goal)
 

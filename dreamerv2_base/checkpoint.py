@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -56,7 +57,8 @@ class Checkpoints:
 
     Args:
       folder: where they lie.
-      keep: how many of the newest stay; pinned ones (`save(pin=True)`) always.
+      keep: how many of the newest stay, at least 1; pinned ones
+        (`save(pin=True)`) always.
     """
 
     def __init__(self, folder: Path, keep: int = 2):
@@ -121,12 +123,10 @@ class Checkpoints:
         try:
             with np.load(path / 'arrays.npz', allow_pickle=False) as file:
                 arrays = {key: file[key] for key in file.files}
-            state = json.loads((path / 'state.json').read_text())
         except (OSError, ValueError, EOFError, KeyError,
                 zipfile.BadZipFile) as error:
-            raise UserError(
-                f'{path}: expected a readable checkpoint, found {error}; '
-                'delete this folder to resume from the one before') from None
+            raise _damaged(path, error) from None
+        state = _read_state(path)
         if state.get('format') != FORMAT:
             raise UserError(
                 f'{path}: expected checkpoint format {FORMAT}, found '
@@ -137,8 +137,7 @@ class Checkpoints:
         free = []
         for position in self.positions():
             path = self.folder / f'{position:09d}'
-            state = json.loads((path / 'state.json').read_text())
-            if not state['pinned']:
+            if not _read_state(path).get('pinned'):
                 free.append(path)
         for path in free[:-self._keep]:
             (path / 'done').unlink()
@@ -146,6 +145,21 @@ class Checkpoints:
         for path in self.folder.iterdir():
             if path.name.isdigit() and not (path / 'done').exists():
                 shutil.rmtree(path)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        state = json.loads((path / 'state.json').read_text())
+        if not isinstance(state, dict):
+            raise ValueError(f'{type(state).__name__} in state.json')
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from None
+    return state
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f'{path}: expected a readable checkpoint, found {error}; '
+                     f'delete this folder: rm -r {shlex.quote(str(path))}')
 
 
 def restore(variables: Mapping[str, Any], arrays: Mapping[str, np.ndarray],

@@ -7,6 +7,7 @@ flags may only change keys that exist, to values of the same type.
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -112,8 +113,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f'{path}: expected YAML, found a syntax error '
                         f'{where}; mend the file') from None
     if not isinstance(found, dict):
-        raise UserError(f'{path}: expected a mapping of settings, found '
-                        f'{type(found).__name__}')
+        raise UserError(
+            f'{path}: expected a mapping of settings, found '
+            f'{"an empty file" if found is None else type(found).__name__}; '
+            'restore it, or delete it: the command that made it writes it '
+            'again')
     return found
 
 
@@ -256,7 +260,8 @@ def _matches(pattern: str, leaves: Mapping[str, Any],
 
 
 def _nearest(name: str, known: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, [*known, 'configs'], 1, 0.5)
+    names = {*known, 'configs'} - {name}
+    close = difflib.get_close_matches(name, sorted(names), 1, 0.5)
     if not close:  # a key given without its group: `deter` for `rssm.deter`
         close = [key for key in known if key.split('.')[-1] == name][:1]
     return f' (nearest: {close[0]})' if close else ''
@@ -277,20 +282,30 @@ def _convert(old: Value, new: Any, key: str, source: str) -> Value:
     return _scalar(old, new, key, source)
 
 
+def _integer(value: Any) -> int:
+    """3 of 3, '3', 3.0 and '3e0'. Raises ValueError for others."""
+    if isinstance(value, bool):
+        raise ValueError
+    try:
+        return int(str(value))  # a float would round a long one
+    except ValueError:
+        if not float(value).is_integer():
+            raise
+        return int(float(value))
+
+
 def _scalar(old: Any, new: Any, key: str, source: str) -> Any:
     kind = type(old)
     try:
         if kind is bool:
             return {'true': True, 'false': False}[str(new).lower()]
         if kind is int:
-            number = float(new) if not isinstance(new, bool) else None
-            if number is None or not number.is_integer():
-                raise ValueError
-            return int(number)
+            return _integer(new)
         if kind is float:
-            if isinstance(new, bool):
+            number = float(new)
+            if isinstance(new, bool) or not math.isfinite(number):
                 raise ValueError
-            return float(new)
+            return number
         return str(new)
     except (KeyError, ValueError, TypeError, OverflowError):
         raise UserError(

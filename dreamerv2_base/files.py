@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from dreamerv2_base.errors import UserError
 
 
 @contextmanager
@@ -17,17 +20,35 @@ def whole(path: Path) -> Iterator[Path]:
     It lies beside `path`, hidden, as `.NAME.partial`: an ending of its own,
     because patterns such as `*.npz` find hidden files, too, and a killed
     process leaves it behind (the next writer removes it). So tell encoders
-    the format. After an error it is gone, and `path` what it was. Nothing is
-    forced to the disk: after a power cut `path` may be empty.
+    the format. After an error it is gone, and `path` what it was. After a
+    power cut, too: the content is on the disk before the name is.
     """
     partial = path.with_name(f'.{path.name}.partial')
     partial.unlink(missing_ok=True)
     try:
         yield partial
+        _to_disk(partial)
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def _to_disk(path: Path) -> None:
+    with path.open('rb+') as file:
+        os.fsync(file.fileno())
+
+
+def expect_writable(path: Path) -> None:
+    """Raises UserError where no file can be made at `path`: before what is
+    to be written there is computed."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(f'{path}: expected a place that can be written, found '
+                        f'{error.strerror}; give another') from None
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -6,6 +6,7 @@ that an interrupted and resumed run has the same bytes as an undisturbed one.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -14,7 +15,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -87,14 +88,14 @@ class Logger:
     def rewind(self, position: Mapping[str, int] | None) -> None:
         """Forget rows written after a checkpoint (all of them for None).
 
-        The clock's records are kept, but for a line torn by a crash.
+        The clock's records are kept, but for a line torn by a crash. Raises
+        UserError for a record that has become shorter than it was.
         """
-        position = position or {}
         for name, file in self._files.items():
             if name == 'timings.jsonl':
                 drop_torn_line(self._folder / name)
             else:
-                file.truncate(position.get(name, 0))
+                _cut(file, (position or {}).get(name, 0))
             file.seek(0, os.SEEK_END)
         if self._events is not None:
             self._events.close()
@@ -126,6 +127,17 @@ class Logger:
         with self._events.as_default(step=step):
             for name, value in values.items():
                 tf.summary.scalar(f'{phase}/{name}', float(value))
+
+
+def _cut(file: BinaryIO, length: int) -> None:
+    found = file.seek(0, os.SEEK_END)
+    if found < length:
+        path = Path(file.name)
+        raise UserError(
+            f'{path}: expected the {length} bytes that were written before '
+            f'the checkpoint, found {found}; restore the file, or train anew '
+            'with another --logdir')
+    file.truncate(length)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -196,6 +208,7 @@ def write_video(path: Path, frames: np.ndarray) -> None:
             with writer:
                 for frame in np.pad(frames, pad):
                     writer.append_data(frame)
+            _expect_film(partial)
     except (OSError, RuntimeError, ValueError) as error:
         if getattr(error, 'errno', None):  # the disk's, not ffmpeg's
             raise
@@ -203,6 +216,16 @@ def write_video(path: Path, frames: np.ndarray) -> None:
             f'{path}: expected to encode a film, found ffmpeg unable to '
             f'({str(error).strip().splitlines()[0]}); pip install '
             'imageio-ffmpeg') from None
+
+
+def _expect_film(path: Path) -> None:
+    # What ffmpeg returns at the end, imageio does not tell.
+    import cv2
+    if cv2.VideoCapture(str(path)).read()[0]:
+        return
+    if shutil.disk_usage(path.parent).free < 2 ** 20:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    raise ValueError('what it wrote cannot be read')
 
 
 class Progress:

@@ -176,9 +176,10 @@ def _mapped(job: _Job, place: Path) -> MappedFolder | None:
 def _convert_once(job: _Job, places: list[Path]) -> MappedFolder:
     place = next(filter(_writable, places), None)
     if place is None:
-        raise UserError(f'{job.folder}: expected a folder that can be '
-                        'written, found it read-only; give --cache_dir '
-                        'FOLDER')
+        tried = ' or '.join(str(place.parent) for place in reversed(places))
+        raise UserError(f'{job.folder}: expected to write its arrays to '
+                        f'{tried}, found it read-only; give --cache_dir '
+                        'FOLDER, one that can be written')
     with _lock(place):
         # Another process may have done it while this one waited.
         found = _mapped(job, place)

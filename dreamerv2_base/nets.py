@@ -34,7 +34,7 @@ def activation(name: str) -> Callable[[tf.Tensor], tf.Tensor]:
     if name not in ACTIVATIONS:
         raise UserError(
             f'activation: expected one of {sorted(ACTIVATIONS)}, found '
-            f'{name!r}; set --*.act to one of them')
+            f'{name!r}; give --.*[.]act NAME')
     return ACTIVATIONS[name]
 
 
@@ -387,4 +387,4 @@ def _plain_norm(norm: str) -> None:
     if norm != 'none':
         raise UserError(
             f"norm: expected 'none' (the only one that any published run "
-            f'uses), found {norm!r}; set --*.norm none')
+            f'uses), found {norm!r}; give --.*[.]norm none')

@@ -131,8 +131,9 @@ def _short(part: MappedFolder, min_length: int,
     if len(short) == len(part.index['episodes']):
         raise UserError(
             f'{part.source}: expected episodes of at least {min_length} '
-            f'rows, found {len(short)} shorter ones alone; give a smaller '
-            '--offline_model_dataset.length')
+            f'rows, found {len(short)} shorter ones alone; give shorter '
+            'chunks: --offline_model_dataset.length, '
+            '--offline_train_dataset.length')
     return short
 
 
@@ -142,8 +143,9 @@ def _reasons(part: MappedFolder,
         if entry['rows'] < min_length:
             yield entry['name'], (
                 f'{part.source / entry["name"]}: expected at least '
-                f'{min_length} rows, found {entry["rows"]}; give a smaller '
-                '--offline_model_dataset.length, or leave it out with '
+                f'{min_length} rows, found {entry["rows"]}; give shorter '
+                'chunks (--offline_model_dataset.length, '
+                '--offline_train_dataset.length), or leave it out with '
                 '--skip_broken True')
 
 

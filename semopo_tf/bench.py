@@ -8,7 +8,6 @@ else the machine does falls on both.
 from __future__ import annotations
 
 import functools
-import json
 import os
 import resource
 import tempfile
@@ -23,6 +22,7 @@ import numpy as np
 from dreamerv2_base.config import Config
 from dreamerv2_base.episodes import write_episode
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.files import expect_writable, write_json
 from dreamerv2_base.noise import CounterDraws
 from dreamerv2_base.replay import Prefetcher
 from dreamerv2_base.tf import CountedGraph, prepare_devices, tensors, tf
@@ -62,11 +62,13 @@ class Pair:
         return float(np.median(self.plain) / np.median(self.fast))
 
 
-def run(options: Options) -> dict[str, Any]:
-    """All measurements; see `report` for what they are called."""
+def run(options: Options, path: Path | None = None) -> dict[str, Any]:
+    """All measurements; see `report` for what they are called, and `path`."""
     if options.repeats < 1 or options.batch < 1:
         raise UserError('bench: expected at least one repeat and row, found '
                         f'{options.repeats} and {options.batch}')
+    if path is not None:
+        expect_writable(path)
     devices = prepare_devices()
     found: dict[str, Pair] = {}
     agents = {kind: _agent(options, kind) for kind in ('plain', 'fast')}
@@ -331,4 +333,4 @@ def report(results: dict[str, Any], path: Path | None) -> None:
             f'fast ({counts[0] / counts[1]:.2f} times less); the fast one '
             f'reaches {100 * share:.0f} % of the peak')
     if path is not None:
-        path.write_text(json.dumps(results, indent=1))
+        write_json(path, results)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ def train(arguments: list[str]) -> int:
     for note in notes:
         print(f'warning: {note}', file=sys.stderr)
     return train_run(config, names, notes,
-                     f'python run.py train {" ".join(arguments)}')
+                     f'python run.py train {shlex.join(arguments)}')
 
 
 def train_run(config: Config, names: list[str], notes: list[str],
@@ -130,7 +131,7 @@ def collect(arguments: list[str]) -> int:
     config, _ = settings.resolve(arguments)
     folder = collector.collect(config)
     print(f'episodes in {folder}; train with:\n  python run.py train '
-          f'{" ".join(arguments)}')
+          f'{shlex.join(arguments)}')
     return 0
 
 
@@ -283,7 +284,8 @@ def print_sizes(method) -> None:
 def print_next(folder: Path, page: Path) -> None:
     """Where everything is, and what one can do with it."""
     print(f'run folder: {folder}\nreport:     {page}\n'
-          f'evaluate:   python run.py evaluate {folder} --episodes 10')
+          f'evaluate:   python run.py evaluate {shlex.quote(str(folder))} '
+          '--episodes 10')
 
 
 # Other comparisons.

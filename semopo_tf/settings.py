@@ -27,6 +27,8 @@ CHOICES = {
     'disen_action_type': ('none', 'main'),
     'disen_inner': ('auto', 'always'),
     'actor_grad': ('auto', 'dynamics', 'reinforce', 'both'),
+    'reward_head.dist': ('mse', 'binary'), 'critic.dist': ('mse', 'binary'),
+    'discount_head.dist': ('binary', 'mse'),
     'clip_rewards': ('identity', 'sign', 'tanh'),
     # Those of penalties.py, ours and the released ones.
     'offline_penalty_type': (
@@ -42,6 +44,9 @@ ALIASES = {'jit': {'True': 'none', 'true': 'none', 'False': 'eager',
 # The smallest value of a number …
 LEAST = {
     'seed': 0, 'steps': 0, 'offline_model_train_steps': 0, 'imag_horizon': 2,
+    'keep_checkpoints': 1, 'model_opt.lr': 0, 'actor_opt.lr': 0,
+    'critic_opt.lr': 0, 'drq.lr': 0, 'mopo.lr': 0, 'sac.lr': 0,
+    'replay.capacity': 1,
     'time_limit': 0, 'slice_frames': 0, 'video_frames': 1,
     'model_train_steps': 1, 'model_starts': 1, 'model_start_updates': 1,
     'agent_train_steps': 1, 'log_updates': 1, 'save_updates': 1,

@@ -263,6 +263,10 @@ class Loop:
 
     def _resume(self) -> None:
         if not self.run.checkpoints.positions():
+            if self.run.logger.position()['metrics.jsonl']:
+                print(f'warning: {self.run.path}: no complete checkpoint, so '
+                      'the run begins anew; its records are written again',
+                      file=sys.stderr)
             self.run.logger.rewind(None)
             return
         arrays, state = self.run.checkpoints.load()

@@ -255,7 +255,11 @@ def test_flags_of_other_methods_are_named_once(flags, named):
     ('--video_alpha -0.1', 'expected 0 to 1, found -0.1; .*--video_alpha 0'),
     ('--video_alpha 1.5', 'expected 0 to 1, found 1.5; .*--video_alpha 1'),
     ('--mopo.real_share 1.5', r'mopo\.real_share: expected 0 to 1'),
-    ('--mopo.real_share nan', 'expected 0 to 1, found nan'),
+    ('--mopo.real_share nan', "expected float .as 0.05., found 'nan'"),
+    ('--offline_lmbd inf', "expected float .as 5.0., found 'inf'"),
+    ('--model_opt.lr -1e-4', 'model_opt.lr: expected at least 0'),
+    ('--keep_checkpoints 0', 'keep_checkpoints: expected at least 1'),
+    ('--reward_head.dist foo', "expected one of mse, binary, found 'foo'"),
     ('--model_opt.opt adamw', "found 'adamw'")])
 def test_values_that_make_no_sense(flags, found):
     with pytest.raises(UserError, match=found):

@@ -39,7 +39,8 @@ class DMC:
       time_limit: control steps of an episode; 0 for the task's own.
       state_key: whether observations have a `state`, the simulator's.
 
-    Actions are in [-1, 1]. Raises UserError for an unknown task.
+    Actions are in [-1, 1]. Raises UserError for an unknown task or
+    camera.
     """
 
     def __init__(self, task: str, size: tuple[int, int] = (64, 64),
@@ -51,6 +52,11 @@ class DMC:
         self._env, domain = _load(task, self._random)
         if camera == -1:
             camera = default_camera(domain)
+        cameras = self.physics.model.ncam
+        if not -1 < camera < cameras:
+            raise UserError(
+                f'dmc_camera: expected 0 to {cameras - 1} in {task}, found '
+                f'{camera}; give --dmc_camera -1, the usual one')
         self._size, self._repeat, self._camera = size, action_repeat, camera
         self._limit, self._count = time_limit, 0
         self._state_key = state_key

@@ -242,7 +242,7 @@ def _with_levels(names: Sequence[str]) -> list[str]:
 
 def _plan(options: argparse.Namespace, request: Request) -> int:
     speed = plan.bench_speed(options.bench) if options.bench else None
-    store = (ResultStore(request.out)
+    store = (ResultStore(request.out, create=False)
              if (request.out / 'results.sqlite').exists() else None)
     plan.show(request.cells, store.rows() if store else (), speed,
               request.jobs,

@@ -17,7 +17,7 @@ import numpy as np
 
 from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
-from dreamerv2_base.files import whole
+from dreamerv2_base.files import expect_writable, whole
 from dreamerv2_base.logger import read_record
 from semopo_tf import settings
 from semopo_tf.experiments.grid import NEED_SIMULATOR, QUANTITIES
@@ -39,6 +39,7 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     if options.out.suffix != '.npz':
         raise UserError(f'--out: expected a name that ends in .npz, found '
                         f'{options.out}; give --out quantities.npz')
+    expect_writable(options.out)
     trained = TrainedRun(options.logdir, rest, options.seed)
     check(trained.config, options.names)
     found = measure(trained, options.names, options.samples)
@@ -182,7 +183,6 @@ def measure(trained: TrainedRun, names: Sequence[str], samples: int,
 
 def write(path: Path, arrays: Arrays) -> None:
     """An npz that is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as partial, partial.open('wb') as file:
         np.savez_compressed(file, **arrays)
 

@@ -128,13 +128,13 @@ class ResultStore:
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self._open() as database:
-                database.execute('PRAGMA journal_mode=WAL')
-                database.executescript(_schema())
-        except (OSError, sqlite3.Error) as error:
+        except OSError as error:
             raise UserError(
                 f'{self.path}: expected a store of results that can be '
                 f'written, found: {error}; give another --out') from None
+        with self._open() as database:
+            database.execute('PRAGMA journal_mode=WAL')
+            database.executescript(_schema())
 
     def append(self, row: Row) -> bool:
         """Add a row; False (and nothing changed) if its run is there."""
@@ -227,10 +227,17 @@ class ResultStore:
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         # A connection per use: safe in threads and after a fork.
-        with closing(sqlite3.connect(
-                self.path, timeout=WAIT, isolation_level=None)) as database:
-            database.execute('PRAGMA synchronous=FULL')
-            yield database
+        try:
+            with closing(sqlite3.connect(
+                    self.path, timeout=WAIT,
+                    isolation_level=None)) as database:
+                database.execute('PRAGMA synchronous=FULL')
+                yield database
+        except sqlite3.DatabaseError as error:
+            raise UserError(
+                f'{self.path}: expected a store of results that can be read '
+                f'and written, found: {error}; restore it from a copy, or '
+                'give another --out') from None
 
     def _insert(self, database: sqlite3.Connection, row: Row) -> bool:
         marks = ', '.join('?' * len(NAMES))
