@@ -65,6 +65,16 @@ def test_damage_is_named(ckpt, name):
         ckpt.load()
 
 
+@pytest.mark.parametrize('text', ['', '[]'])
+def test_damage_of_an_older_one_is_named_when_it_is_in_the_way(ckpt, text):
+    older = ckpt.save(1, arrays(), {})
+    ckpt.save(2, arrays(), {})
+    (older / 'state.json').write_text(text)
+    with pytest.raises(UserError, match=r'000000001.*rm -r .*000000001$'):
+        ckpt.save(3, arrays(3), {})
+    assert ckpt.load()[0]['a/b'][0, 0] == 3  # nothing is lost
+
+
 def test_another_format_is_refused(ckpt):
     path = ckpt.save(1, arrays(), {}) / 'state.json'
     path.write_text(json.dumps({'format': 99, 'pinned': False}))

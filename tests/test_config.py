@@ -247,6 +247,13 @@ def test_flags_of_other_methods_are_named_once(flags, named):
     assert sorted(note.split()[0] for note in notes) == sorted(named)
 
 
+def test_a_long_seed_is_not_rounded():
+    for text, number in (('12345678901234567', 12345678901234567),
+                         ('1e3', 1000)):
+        config, _ = settings.resolve(['--seed', text])
+        assert config.seed == number
+
+
 @pytest.mark.parametrize(('flags', 'found'), [
     ('--seed -1', 'seed: expected at least 0, found -1'),
     ('--offline_model_dataset.length 1', 'expected at least 2, found 1'),

@@ -173,6 +173,8 @@ def test_camera_and_shadows():
     assert (frame('cheetah_run') != frame('cheetah_run', camera=1)).any()
     assert (frame('walker_walk')
             != frame('walker_walk', shadows=False)).any()
+    with pytest.raises(UserError, match='dmc_camera: expected 0 to '):
+        frame('walker_walk', camera=99)
 
 
 def test_segmentation_is_the_robot(walker):

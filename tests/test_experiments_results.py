@@ -183,6 +183,17 @@ def test_a_missing_csv_is_named(tmp_path):
         import_csv(ResultStore(tmp_path), tmp_path / 'nothing.csv')
 
 
+@pytest.mark.parametrize('content', [b'', b'no database' * 100])
+def test_a_damaged_store_is_one_line(tmp_path, content):
+    path = tmp_path / 'results.sqlite'
+    path.write_bytes(content)
+    store = ResultStore(tmp_path, create=False)
+    for read in (store.rows, store.finished, store.attempts):
+        with pytest.raises(UserError, match=r'results\.sqlite: expected'):
+            read()
+    assert path.read_bytes() == content
+
+
 def test_missing_store_is_named(tmp_path):
     with pytest.raises(UserError, match='reproduce'):
         ResultStore(tmp_path / 'nothing', create=False)

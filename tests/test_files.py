@@ -10,7 +10,8 @@ import sys
 
 import pytest
 
-from dreamerv2_base.files import whole, write_json
+from dreamerv2_base.errors import UserError
+from dreamerv2_base.files import expect_writable, whole, write_json
 from tests.helpers import ROOT
 
 
@@ -72,6 +73,14 @@ def test_what_a_killed_process_leaves_is_found_by_no_pattern(tmp_path):
         partial.write_text('short')
     assert path.read_text() == 'short'
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_place_that_cannot_be_written_is_told_before(tmp_path):
+    expect_writable(tmp_path / 'new' / 'a.npz')
+    assert not [*(tmp_path / 'new').iterdir()]
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(UserError, match=r'file/a\.npz: expected a place'):
+        expect_writable(tmp_path / 'file' / 'a.npz')
 
 
 def test_json_is_written_whole(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -60,6 +61,19 @@ def test_rewinding_to_nothing_forgets_all_but_times(tmp_path):
     logger.close()
     assert rows_of(tmp_path) == []
     assert len(rows_of(tmp_path, 'timings.jsonl')) == 1
+
+
+def test_a_record_shorter_than_at_the_checkpoint_is_said(tmp_path):
+    logger = Logger(tmp_path, tensorboard=False)
+    logger.scalars('model', 1, {'x': 1.0})
+    position = logger.position()
+    logger.close()
+    (tmp_path / 'metrics.jsonl').write_bytes(b'{}')
+    logger = Logger(tmp_path, tensorboard=False)
+    with pytest.raises(UserError, match=r'metrics\.jsonl: .* found 2; '):
+        logger.rewind(position)
+    logger.close()
+    assert (tmp_path / 'metrics.jsonl').read_bytes() == b'{}'
 
 
 def test_rows_after_a_torn_one_can_be_read(tmp_path):
@@ -138,6 +152,32 @@ def test_no_run_ends_for_a_film(tmp_path, monkeypatch, capsys):
     assert logger.video('agent', 1, 'policy', frames) is None
     assert 'warning: ' in capsys.readouterr().err
     assert not list(tmp_path.rglob('*.mp4'))
+
+
+@pytest.mark.parametrize('free', [0, 2 ** 30])
+def test_a_film_that_breaks_off_takes_no_place(tmp_path, monkeypatch, free):
+    class Torn:  # imageio's writer when the disk is full
+        def __init__(self, path, **_):
+            path.write_bytes(b'half of a film')
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def append_data(self, frame):
+            pass
+
+    monkeypatch.setattr('imageio.v2.get_writer', Torn)
+    monkeypatch.setattr('shutil.disk_usage', lambda _: SimpleNamespace(
+        free=free))
+    (tmp_path / 'x.mp4').write_bytes(b'an older film')
+    expected = UserError if free else OSError
+    with pytest.raises(expected):
+        write_video(tmp_path / 'x.mp4', np.zeros((2, 8, 8, 3), np.uint8))
+    assert (tmp_path / 'x.mp4').read_bytes() == b'an older film'
+    assert len([*tmp_path.iterdir()]) == 1
 
 
 def test_films_can_be_played_and_are_the_right_way_up(tmp_path):

@@ -251,6 +251,19 @@ def test_waiting_for_data_is_told_once(store, tmp_path, capsys):
     assert '--cache_dir' in said[0]
 
 
+def test_a_run_that_lost_its_checkpoints_says_so(store, tmp_path, capsys):
+    config = configured(tmp_path / 'run', '--offline_model_train_steps', '0',
+                        '--steps', '2', '--save_updates', '1',
+                        '--log_updates', '1')
+    done = train(config, store)
+    assert 'begins anew' not in capsys.readouterr().err
+    for mark in (tmp_path / 'run').glob('ckpt/*/done'):
+        mark.unlink()
+    assert train(config, store) == done
+    assert 'no complete checkpoint, so the run begins anew' in (
+        capsys.readouterr().err)
+
+
 def test_a_run_goes_on_where_its_data_are_moved_to(store, tmp_path):
     first = configured(tmp_path / 'run', '--offline_dir', 'here')
     with RunFolder(first):
