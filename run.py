@@ -164,7 +164,8 @@ def _add_diff(commands: argparse._SubParsersAction) -> None:
     what.add_argument('--trace', nargs='+', action='extend', type=Path,
                       metavar='FILE.npz', help='replay recorded traces')
     what.add_argument('--presets', nargs=2, metavar='NAME',
-                      help='every key in which two presets differ, and why')
+                      help='every key in which two presets differ, and why; of '
+                      'paper and released also equal numbers of the paper')
     what.add_argument('--against', nargs=2, type=Path, metavar='RUN',
                       help='where two run folders first part')
     what.add_argument('--record', type=Path, metavar='FILE.npz',

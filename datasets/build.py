@@ -40,7 +40,11 @@ from dreamerv2_base.errors import UserError
 from dreamerv2_base.files import write_json
 from semopo_tf import run_folder
 from semopo_tf import settings as configuration
-from semopo_tf.environments import describe_env, env_spec_from
+from semopo_tf.environments import (
+    describe_env,
+    env_spec_from,
+    is_car_racing,
+)
 
 PACKAGES = ('tensorflow', 'dm-control', 'mujoco', 'numpy')
 
@@ -154,7 +158,8 @@ def build(recipe: Recipe, config: Config, out: Path, buffer: Path,
             'frames': rendering.settings(spec), **videos,
             'episodes': [path.name for path in chosen],
             'environment': describe_env(
-                f'dmc_{recipe.task}' if rendered else recipe.task),
+                recipe.task if is_car_racing(recipe.task)
+                else f'dmc_{recipe.task}'),
             'training': policy.outcome, 'versions': versions()})
 
 

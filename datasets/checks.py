@@ -267,7 +267,7 @@ def _equal_returns(episodes: Sequence[Facts],
                     'by return as the released code does drops them')]
 
 
-NAME = re.compile(r'\d{8}T\d{6}.*-(\d+)\.npz')
+NAME = re.compile(r'(\d{8}T\d{6})?.*-(\d+)\.npz')
 
 
 def _names(episodes: Sequence[Facts],
@@ -276,11 +276,11 @@ def _names(episodes: Sequence[Facts],
         if not facts['name'].endswith('.npz'):
             return None
         match = NAME.fullmatch(facts['name'])
-        if not match:
-            return 'name without time and length: its order may be another'
         rows = rows_of(facts)
-        return (None if int(match[1]) in (rows, rows - 1) else
-                'the length in the name is neither rows nor rows − 1')
+        if match and int(match[2]) not in (rows, rows - 1):
+            return 'the length in the name is neither rows nor rows − 1'
+        return (None if match and match[1] else
+                'name without a time: episodes are taken in order of names')
     return _each(episodes, 'names', False, say)
 
 

@@ -6,6 +6,7 @@ Table 3 and writes a manifest with which later runs are cheap.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,7 +125,12 @@ def validate(path: Path, name: str | None = None, full: bool = False,
 
     Raises UserError for an unknown name and a path without episodes.
     """
-    if readers.layout(path) not in ('npz', 'hdf5'):
+    if (found := readers.layout(path)) in ('mapped', 'minari'):
+        raise UserError(f'{path}: expected .npz or .hdf5 episodes, found them '
+                        f'{found}; make some: run.py data convert '
+                        f'{shlex.quote(str(path))} '
+                        'FOLDER --to npz')
+    if found not in ('npz', 'hdf5'):
         raise UserError(f'{path}: expected .npz or .hdf5 episodes, found none '
                         'directly there; give the folder of one set')
     named = registry.find(name) if name else registry.guess(path)

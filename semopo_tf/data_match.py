@@ -24,6 +24,7 @@ from semopo_tf.environments import (
     describe_env,
     env_spec_from,
     is_car_racing,
+    is_dm_control,
 )
 
 LOOKED_AT = 3  # episodes whose frames are looked at
@@ -95,8 +96,10 @@ def episode_notes(config: Config, store: Any) -> list[str]:
     episodes = [store.episode(int(number)) for number in numbers]
     found = scene.judge([scene.look(one['image']) for one in episodes],
                         task_of(config))
-    return row_notes(episodes) + compare(
-        config, found['background'], found['floor'])
+    notes = row_notes(episodes)
+    if is_dm_control(config.task):
+        notes += compare(config, found['background'], found['floor'])
+    return notes
 
 
 def row_notes(episodes: Sequence[Mapping[str, np.ndarray]]) -> list[str]:

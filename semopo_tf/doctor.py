@@ -166,7 +166,8 @@ def new_agent(config: Config, devices: list[str], found: Findings,
         config = config.update({'precision': '32'})
     agent = PenalizedAgent(config, (config.image_size,) * 2 + (3,), 6)
     weights = sum(int(np.prod(v.shape)) for name, v in
-                  variables_by_name(agent).items() if is_weight(name))
+                  variables_by_name(agent).items()
+                  if is_weight(name) and v.shape.rank)
     found.say(f'weights: {weights:,}')
     return agent, weights
 

@@ -85,7 +85,7 @@ def make_env(spec: EnvSpec) -> Any:
 
 def check_name(task: str) -> None:
     """Raises UserError for a name that is no environment's."""
-    if not re.match('(dmc|dmcdrv|state)_.', task) and not is_car_racing(task):
+    if not is_dm_control(task) and not is_car_racing(task):
         raise UserError(
             'task: expected dmc_TASK, dmcdrv_TASK or car_racing, found '
             f'{task!r}; give --task dmcdrv_walker_walk (docs/own_data.md: '
@@ -105,8 +105,15 @@ def describe_env(task: str) -> dict[str, str | None]:
     if is_car_racing(task):
         from dreamerv2_base.envs import car_racing
         return {'id': car_racing.ID, **_versions(car_racing.PACKAGES)}
-    return {'id': f'dm_control {task.partition("_")[2]}',
-            **_versions(('dm-control', 'mujoco'))}
+    if is_dm_control(task):
+        return {'id': f'dm_control {task.partition("_")[2]}',
+                **_versions(('dm-control', 'mujoco'))}
+    return {'id': task}  # of a user's own
+
+
+def is_dm_control(task: str) -> bool:
+    """Whether a task is one of DM Control, seen in whichever way."""
+    return re.match('(dmc|dmcdrv|state)_.', task) is not None
 
 
 def is_car_racing(task: str) -> bool:

@@ -33,6 +33,11 @@ WORLD_MODELS = (*DREAMERS, 'lompo')
 PIXEL_METHODS = ('drq_bc', 'drq_cql', 'bc', 'infogating')
 
 
+def offline_models() -> tuple[str, ...]:
+    """Methods whose world model is learned offline."""
+    return tuple(name for name in WORLD_MODELS if name not in ONLINE)
+
+
 def method_name(config: Config) -> str:
     """The method a configuration asks for; `auto` goes by separate_wm."""
     if config.method != 'auto':

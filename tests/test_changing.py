@@ -7,9 +7,10 @@ import re
 import numpy as np
 import pytest
 
+from dreamerv2_base.errors import UserError
 from dreamerv2_base.tf import tf
-from semopo_tf import settings
-from semopo_tf.experiments import commands
+from semopo_tf import registry, settings
+from semopo_tf.experiments import commands, grid, measure
 from semopo_tf.semopo import SeMOPO
 from tests.helpers import ROOT
 from tests.test_experiments_grid import parse_command
@@ -36,6 +37,15 @@ def test_another_mask_takes_three_lines_of_wiring(written):
     logits = [np.log(mask / (1 - mask)) for mask in masks]
     assert np.abs(logits[0]).max() > 1e-3
     np.testing.assert_allclose(logits[1], 4 * logits[0], rtol=1e-3, atol=1e-5)
+
+
+def test_a_run_of_it_can_be_measured(written, monkeypatch):
+    monkeypatch.setattr(registry, 'WORLD_MODELS', (
+        *registry.WORLD_MODELS, 'sharp_mask'))
+    config, _ = settings.resolve(['--configs', 'debug'])
+    measure.check(config.update({'method': 'sharp_mask'}), grid.QUANTITIES)
+    with pytest.raises(UserError, match='found bc, which has no world model'):
+        measure.check(config.update({'method': 'bc'}), grid.QUANTITIES)
 
 
 def test_a_variant_by_its_class_has_a_label():

@@ -78,6 +78,15 @@ def test_frames_of_the_data_are_looked_at(tmp_path):
         config_of('--task', 'dmcdrv_humanoid_walk', *folder), store)
 
 
+def test_an_environment_of_ones_own_is_not_compared(tmp_path):
+    store = open_store([make_folder(tmp_path / 'mine', 2)])
+    config = config_of('--offline_dir', str(tmp_path / 'mine'))
+    own = config.update({'task': 'my_dot'})
+    assert not data_match.episode_notes(own, store)
+    assert describe_env('my_dot') == {'id': 'my_dot'}
+    assert describe_env('state_walker_walk')['id'] == 'dm_control walker_walk'
+
+
 def test_rows_in_another_order_are_told(tmp_path):
     """Each row holds what is done at its frame, as D4RL's do."""
     episode = make_episode()

@@ -378,6 +378,28 @@ def test_set_of_no_name(clean, tmp_path):
     assert validate(folder, 'walker_walk_random').exit_code == 0
 
 
+def test_names_without_a_time_and_with_a_wrong_length(clean, tmp_path):
+    folder = shutil.copytree(clean, tmp_path / 'mine')
+    paths = sorted(folder.glob('*.npz'))
+    rows = int(paths[0].stem.split('-')[-1])
+    paths[0].rename(folder / f'ep0-{rows}.npz')
+    note = found(validate(folder, renew=True))['names']
+    assert 'name without a time: episodes are taken in order' in note.text
+    paths[1].rename(folder / f'ep1-{rows + 7}.npz')
+    texts = [one.text for one in validate(folder, renew=True).findings
+             if one.check == 'names']
+    assert any('the length in the name is neither' in text for text in texts)
+
+
+@pytest.mark.parametrize('layout', ['mapped', 'minari'])
+def test_layouts_that_are_not_read_say_what_is(clean, tmp_path, layout):
+    folder = tmp_path / 'my set-v0'
+    convert.convert(clean, folder, layout)
+    with pytest.raises(UserError, match=(
+            f"found them {layout}; .* data convert '.*my set-v0' FOLDER")):
+        validate(folder)
+
+
 def test_own_data_that_are_not_sound(clean, tmp_path):
     folder = shutil.copytree(clean, tmp_path / 'mine')
     path = sorted(folder.glob('*.npz'))[0]

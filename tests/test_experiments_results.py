@@ -9,7 +9,9 @@ import sqlite3
 
 import pytest
 
+import run
 from dreamerv2_base.errors import UserError
+from semopo_tf.experiments import listing
 from semopo_tf.experiments.results import Attempt, ResultStore, Row, read_csv
 
 
@@ -192,6 +194,14 @@ def test_a_damaged_store_is_one_line(tmp_path, content):
         with pytest.raises(UserError, match=r'results\.sqlite: expected'):
             read()
     assert path.read_bytes() == content
+
+
+def test_a_store_without_rows_says_so(tmp_path):
+    ResultStore(tmp_path)
+    options, rest = run.parser().parse_known_args(
+        ['results', str(tmp_path), '--system', 'SeMOPO'])
+    with pytest.raises(UserError, match='found none yet; .* --attempts'):
+        listing.show_results(options, rest)
 
 
 def test_missing_store_is_named(tmp_path):

@@ -67,6 +67,16 @@ def test_log_prob_gaussian():
 
 
 @pytest.mark.parametrize('make', [gaussian, categorical])
+@pytest.mark.parametrize('name', sorted(PENALTIES))
+def test_one_number_per_state(name, make):
+    stats = make()
+    stoch = tf.zeros((B, S) if 'mean' in stats else (B, S, C))
+    found = PENALTIES[name](stats, stoch)
+    assert found.shape == (B,)
+    assert np.isfinite(found.numpy()).all()
+
+
+@pytest.mark.parametrize('make', [gaussian, categorical])
 @pytest.mark.parametrize('name', sorted(set(PENALTIES) - {'none'}))
 def test_gradient_is_finite_where_all_members_agree(name, make):
     stats = {key: tf.Variable(tf.repeat(value[:1], K, 0))

@@ -55,13 +55,18 @@ def _expect_known(store: ResultStore, filters: Mapping[str, Sequence],
                   ) -> None:
     """Raises UserError for a filter's value that no row has."""
     every = store.rows()
+    if not every:
+        raise UserError(f'{store.path}: expected rows, found none yet; run.py '
+                        f'results {store.path.parent} --attempts says what '
+                        'was begun')
     for name, values in filters.items():
         known = {getattr(row, name) for row in every}
         for value in values:
             if value not in known:
                 raise UserError(
                     f'--{name}: expected one of '
-                    f'{", ".join(map(repr, sorted(known)))}, found {value!r}')
+                    f'{", ".join(map(repr, sorted(known)))}, found '
+                    f'{value!r}; leave --{name} out to see all rows')
 
 
 def _print_rows(rows: Sequence[Row]) -> None:

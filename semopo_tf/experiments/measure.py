@@ -73,11 +73,11 @@ def check(config: Config, names: Sequence[str]) -> None:
     """Raises UserError for a quantity that a run does not have."""
     from semopo_tf import registry
     method = registry.method_name(config)
-    measured = ('semopo', 'offline_dv2', 'lompo')
+    measured = registry.offline_models()
     if method not in measured:
         raise UserError(
             f'measure: expected a run of {", ".join(measured)}, found '
-            f'{method}, which has no latent states to measure; give another '
+            f'{method}, which has no world model learned offline; give another '
             'run folder')
     theirs = [name for name in ('entropy', 'action_effects') if name in names]
     if theirs and method == 'lompo':
