@@ -200,7 +200,7 @@ def test_a_store_without_rows_says_so(tmp_path):
     ResultStore(tmp_path)
     options, rest = run.parser().parse_known_args(
         ['results', str(tmp_path), '--system', 'SeMOPO'])
-    with pytest.raises(UserError, match='found none yet; .* --attempts'):
+    with pytest.raises(UserError, match=r'found none yet; .* --attempts'):
         listing.show_results(options, rest)
 
 
