@@ -77,7 +77,7 @@ def export(run: Path, out: Path) -> Path:
     place.mkdir(parents=True)
     for name in RECORDS:
         if (run / name).exists():
-            (partial / name).write_text(_portable((run / name).read_text()))
+            (partial / name).write_text(_portable(_text(run / name)))
     np.savez_compressed(place / 'arrays.npz',
                         **{name: arrays[name] for name in names})
     (place / 'state.json').write_text(json.dumps({
@@ -97,6 +97,14 @@ def _readme(folder: Path, config: Config, actions: int) -> str:
         method=registry.method_name(config), task=config.task,
         commit=commit or 'of no commit', side=config.image_size,
         actions=actions, repeat=config.action_repeat)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except UnicodeDecodeError as error:
+        raise UserError(f'{path}: expected the record of a run, found a '
+                        f'damaged one ({error}); restore it') from None
 
 
 def _portable(text: str) -> str:
