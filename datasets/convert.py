@@ -27,8 +27,12 @@ from datasets import hdf5, mapped_sets, minari_files, readers
 from datasets.facts import is_image
 from dreamerv2_base.episodes import write_episode
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.files import expect_space
 
 Arrays = dict[str, np.ndarray]
+
+# More bytes than HDF5 holds back (chunks, its own tables) until it closes.
+UNWRITTEN = 2 ** 26
 
 
 @dataclass(frozen=True)
@@ -201,6 +205,8 @@ def _new_name(number: int, arrays: Arrays) -> str:
 
 def _write(layout: str, work: Path, target: Path, shards: int, count: int,
            stream: Iterator[tuple[str, Arrays]]) -> int:
+    if layout in ('minari', 'hdf5'):
+        stream = _while_space(work, stream)
     if layout == 'minari':
         return minari_files.write(work, _identity(target.name), stream)
     if layout == 'mapped':
@@ -213,6 +219,19 @@ def _write(layout: str, work: Path, target: Path, shards: int, count: int,
     for name, arrays in stream:
         write_episode(work, arrays, 0, 'episode').rename(work / name)
     return count
+
+
+def _while_space(work: Path, stream: Iterator[tuple[str, Arrays]],
+                 ) -> Iterator[tuple[str, Arrays]]:
+    """The same episodes, while there is space for the next one.
+
+    HDF5 cannot close a file on a full disk, and ends the process (SIGSEGV).
+    """
+    for name, arrays in stream:
+        size = sum(value.nbytes for value in arrays.values())
+        expect_space(work.parent, size + UNWRITTEN, 'the next episode',
+                     'free some or give a TARGET on another disk')
+        yield name, arrays
 
 
 def _identity(name: str) -> str:

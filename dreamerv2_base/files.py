@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from dreamerv2_base.errors import UserError
 
 
 @contextmanager
@@ -28,6 +31,15 @@ def whole(path: Path) -> Iterator[Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def expect_space(folder: Path, needed: int, what: str, mend: str) -> None:
+    """Raises UserError where a folder's disk has fewer bytes free than
+    `what` needs; `mend` says what to do then."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(f'{folder}: expected {needed:,} free bytes for {what},'
+                        f' found {free:,}; {mend}')
 
 
 def write_json(path: Path, content: Any) -> None:

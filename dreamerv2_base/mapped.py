@@ -28,9 +28,13 @@ import numpy as np
 
 from dreamerv2_base.episodes import Episode, read_episode
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.files import expect_space
 
 FORMAT = 3
 BLOCK = 2 ** 22  # bytes read at once
+# What needs space, and where there is more.
+ARRAYS = 'the mapped arrays'
+ROOM = 'free some or give --cache_dir FOLDER on another disk'
 
 
 @dataclass(frozen=True)
@@ -184,13 +188,15 @@ def _convert_once(job: _Job, places: list[Path]) -> MappedFolder:
         found = _mapped(job, place)
         if found is not None:
             return found
-        _check_space(job, place)
+        expect_space(place.parent, _needed(job), ARRAYS, ROOM)
         try:
             found = _convert(job, place)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise UserError(_full(job, place, 'the disk full')) from None
+            raise UserError(
+                f'{place}: expected {_needed(job):,} free bytes for {ARRAYS}, '
+                f'found the disk full; {ROOM}') from None
     if found is None or _changed(job):
         raise UserError(f'{job.folder}: expected files at rest, found them '
                         'changed while they were read; start again when they '
@@ -226,18 +232,6 @@ def _needed(job: _Job) -> int:
             with zipfile.ZipFile(path) as archive:
                 total += sum(entry.file_size for entry in archive.infolist())
     return total
-
-
-def _check_space(job: _Job, place: Path) -> None:
-    free = shutil.disk_usage(place.parent).free
-    if _needed(job) > free:
-        raise UserError(_full(job, place, f'{free:,}'))
-
-
-def _full(job: _Job, place: Path, found: str) -> str:
-    return (f'{place}: expected {_needed(job):,} free bytes for the mapped '
-            f'arrays, found {found}; free some or give --cache_dir FOLDER on '
-            'another disk')
 
 
 def _changed(job: _Job) -> bool:

@@ -163,6 +163,16 @@ def test_disk_full_while_saving(tmp_path, monkeypatch):
     np.testing.assert_array_equal(ckpt.load()[0]['a'], np.ones(3))
 
 
+@pytest.mark.parametrize(('file', 'words'), [
+    ((), 'space to write, found'), (('a.npz',), 'space to write a.npz, ')])
+def test_disk_full_in_any_command(tmp_path, monkeypatch, file, words):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, 'No space left on device', *file)
+    monkeypatch.setattr('datasets.convert.convert', full)
+    assert_user_error(call('data', 'convert', tmp_path, tmp_path / 'new',
+                           '--to', 'npz'), words, 'same command again')
+
+
 def test_second_process_on_a_run_folder(data, tmp_path):
     (tmp_path / 'run').mkdir()
     with (tmp_path / 'run' / 'lock').open('w') as lock:
