@@ -139,7 +139,9 @@ class _Job:
 
 def _listing(files: list[Path], extra: tuple[str, ...]) -> dict[str, Any]:
     """What a conversion must have been made from to be used again."""
-    stats = [(path.name, path.stat()) for path in files]
+    # A link to nothing is a broken file: reading it says so.
+    stats = [(path.name, path.stat() if path.exists() else path.lstat())
+             for path in files]
     return {'format': FORMAT, 'extra_keys': sorted(extra),
             'files': [[name, stat.st_size, stat.st_mtime_ns]
                       for name, stat in stats]}
