@@ -33,6 +33,8 @@ Arrays = dict[str, np.ndarray]
 
 # More bytes than HDF5 holds back (chunks, its own tables) until it closes.
 UNWRITTEN = 2 ** 26
+# Pixels along a frame's side: an episode of 501 such frames has 1.6 GB.
+LARGEST = 1024
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def convert(path: Path, target: Path, layout: str, size: int | None = None,
 
     Args:
       layout: 'npz', 'hdf5', 'mapped' or 'minari'.
-      size: of the new frames, in pixels; None: as they are.
+      size: of the new frames, 1 to LARGEST pixels; None: as they are.
       shards: hdf5 files to write. join: hdf5 files to read may be cut inside
         of episodes.
 
@@ -79,8 +81,9 @@ def convert(path: Path, target: Path, layout: str, size: int | None = None,
     loss.
     """
     source = open_source(path, join)
-    if size is not None and size < 1:
-        raise UserError(f'--size: expected at least 1, found {size}')
+    if size is not None and not 1 <= size <= LARGEST:
+        raise UserError(f'--size: expected 1 to {LARGEST} pixels, found '
+                        f'{size}; give --size 64')
     if shards != 1 and layout != 'hdf5':
         raise UserError(f'--shards: expected --to hdf5, found {layout}; leave '
                         'it out')

@@ -305,6 +305,17 @@ def test_resizing(tmp_path):
     assert convert.resize(frames, 1)[0, 0, 0].tolist() == [85] * 3
 
 
+@pytest.mark.parametrize('size', [-1, 0, 1025, 100000])
+def test_sizes_that_cannot_be(tmp_path, size):
+    first = make_folder(tmp_path / 'first', 1, rows=3)
+    done = call('data', 'convert', first, tmp_path / 'x', '--to', 'npz',
+                '--size', size)
+    assert done.returncode == 2
+    assert done.stderr == (f'error: --size: expected 1 to 1024 pixels, found '
+                           f'{size}; give --size 64\n')
+    assert [path.name for path in tmp_path.iterdir()] == ['first']
+
+
 def test_target_is_never_overwritten(tmp_path):
     first = make_folder(tmp_path / 'first', 1, rows=3)
     (tmp_path / 'there').mkdir()
