@@ -301,6 +301,10 @@ class _Writer:
         """Add a file, or note why not where that is allowed."""
         try:
             episode = read_episode(path, self._job.extra_keys, self._ignored)
+            # Before anything is written. The first of this size decides on
+            # everything else.
+            if not self._files:
+                _check_size(self._job, path, episode['image'].shape[1:3])
             self._check_alike(path, episode)
         except UserError as error:
             if not self._job.skip_broken:
@@ -308,8 +312,6 @@ class _Writer:
             self._skipped.append([path.name, str(error)])
             return
         if not self._files:
-            # Before anything is written. No file of these can be right.
-            _check_size(self._job, path, episode['image'].shape[1:3])
             self._open(path, episode)
         self._add(path, episode)
 
