@@ -81,6 +81,18 @@ def test_truncated_file(tmp_path):
                       '--skip_broken')
 
 
+@pytest.mark.parametrize('method', ['semopo', 'mopo'])
+@pytest.mark.parametrize('spelling', ['', '/../data', '/link'])
+def test_a_folder_given_twice(tmp_path, method, spelling):
+    data = make_folder(tmp_path / 'data', count=1)
+    (data / 'link').symlink_to(data)
+    again = f'{data}{spelling}'
+    done = train(data, tmp_path, '--method', method, '--offline_dir', data,
+                 again)
+    assert_user_error(done, f'once, found {again}, which is {data} again')
+    assert not (data / '.mapped').exists()
+
+
 def test_broken_files_are_skipped_and_counted_and_the_run_is_its_own(tmp_path):
     def edit(folder):
         path = sorted(folder.glob('*.npz'))[1]
