@@ -281,9 +281,9 @@ def _explanation(error: BaseException) -> str | None:
                 'wanted it)')
     if isinstance(error, OSError) and error.errno in (
             errno.ENOSPC, errno.EDQUOT):
-        return ('error: expected space to write, found the disk full '
-                f'({error.filename or "a record of the run"}); free some and '
-                'give the same command again')
+        place = f' {error.filename}' if error.filename else ''
+        return (f'error: expected space to write{place}, found the disk full; '
+                'free some and give the same command again')
     return None
 
 

@@ -27,7 +27,7 @@ from typing import IO
 
 from datasets.parts import joined, one_disk
 from dreamerv2_base.errors import UserError
-from dreamerv2_base.files import whole
+from dreamerv2_base.files import expect_space, whole
 
 TAR = r'\.(?:tar|tar\.gz|tgz|tar\.bz2|tar\.xz|txz)'
 SHARE = re.compile(r'(.*-\d{8}T\d{6}Z(?:-\d+)?)-(\d{3})\.zip', re.I)
@@ -280,12 +280,8 @@ def _crc(stream: IO[bytes]) -> int:
 def _check_space(archive: Archive, members: Sequence[_Member],
                  target: Path) -> None:
     # Nothing is subtracted for what is there already: a margin.
-    needed = sum(member.size for member in members)
-    free = shutil.disk_usage(target).free
-    if needed > free:
-        raise UserError(f'{target}: expected {needed:,} free bytes for '
-                        f'{archive.name}, found {free:,}; give --unpack a '
-                        'folder on another disk')
+    expect_space(target, sum(member.size for member in members), archive.name,
+                 'give --unpack a folder on another disk')
 
 
 def _progress(members: Sequence[_Member], paths: Sequence[Path], name: str):

@@ -27,8 +27,14 @@ from datasets import hdf5, mapped_sets, minari_files, readers
 from datasets.facts import is_image
 from dreamerv2_base.episodes import write_episode
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.files import expect_space
 
 Arrays = dict[str, np.ndarray]
+
+# More bytes than HDF5 holds back (chunks, its own tables) until it closes.
+UNWRITTEN = 2 ** 26
+# Pixels along a frame's side: an episode of 501 such frames has 1.6 GB.
+LARGEST = 1024
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ def convert(path: Path, target: Path, layout: str, size: int | None = None,
 
     Args:
       layout: 'npz', 'hdf5', 'mapped' or 'minari'.
-      size: of the new frames, in pixels; None: as they are.
+      size: of the new frames, 1 to LARGEST pixels; None: as they are.
       shards: hdf5 files to write. join: hdf5 files to read may be cut inside
         of episodes.
 
@@ -75,8 +81,9 @@ def convert(path: Path, target: Path, layout: str, size: int | None = None,
     loss.
     """
     source = open_source(path, join)
-    if size is not None and size < 1:
-        raise UserError(f'--size: expected at least 1, found {size}')
+    if size is not None and not 1 <= size <= LARGEST:
+        raise UserError(f'--size: expected 1 to {LARGEST} pixels, found '
+                        f'{size}; give --size 64')
     if shards != 1 and layout != 'hdf5':
         raise UserError(f'--shards: expected --to hdf5, found {layout}; leave '
                         'it out')
@@ -201,6 +208,8 @@ def _new_name(number: int, arrays: Arrays) -> str:
 
 def _write(layout: str, work: Path, target: Path, shards: int, count: int,
            stream: Iterator[tuple[str, Arrays]]) -> int:
+    if layout in ('minari', 'hdf5'):
+        stream = _while_space(work, stream)
     if layout == 'minari':
         return minari_files.write(work, _identity(target.name), stream)
     if layout == 'mapped':
@@ -213,6 +222,19 @@ def _write(layout: str, work: Path, target: Path, shards: int, count: int,
     for name, arrays in stream:
         write_episode(work, arrays, 0, 'episode').rename(work / name)
     return count
+
+
+def _while_space(work: Path, stream: Iterator[tuple[str, Arrays]],
+                 ) -> Iterator[tuple[str, Arrays]]:
+    """The same episodes, while there is space for the next one.
+
+    HDF5 cannot close a file on a full disk, and ends the process (SIGSEGV).
+    """
+    for name, arrays in stream:
+        size = sum(value.nbytes for value in arrays.values())
+        expect_space(work.parent, size + UNWRITTEN, 'the next episode',
+                     'free some or give a TARGET on another disk')
+        yield name, arrays
 
 
 def _identity(name: str) -> str:

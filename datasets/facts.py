@@ -82,8 +82,11 @@ def scan(files: Sequence[Path], workers: int | None = None,
 
 
 def stamp(file: Path) -> dict[str, int]:
-    """Size and time of a file: equal ones stand for equal content."""
-    stat = file.stat()
+    """Size and time of a file: equal ones stand for equal content.
+
+    Of the link itself where it leads nowhere.
+    """
+    stat = file.stat() if file.exists() else file.lstat()
     return {'bytes': stat.st_size, 'mtime_ns': stat.st_mtime_ns}
 
 

@@ -99,6 +99,9 @@ def digest(arrays: Arrays) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes."""
-    with path.open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
+    """sha256 of a file's bytes, '' where it cannot be read."""
+    try:
+        with path.open('rb') as file:
+            return hashlib.file_digest(file, 'sha256').hexdigest()
+    except OSError:
+        return ''

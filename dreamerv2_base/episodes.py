@@ -111,7 +111,8 @@ def _load(path: Path) -> Episode:
                 return {key: file[key] for key in file.files
                         if not key.startswith('log_')}
     except FileNotFoundError:
-        raise UserError(f'{path}: expected an episode, found no file'
+        raise UserError(f'{path}: expected an episode, found no file; put it '
+                        'back, or leave it out with --skip_broken True'
                         ) from None
     except (ValueError, OSError, EOFError, KeyError, RuntimeError,
             zipfile.BadZipFile, zlib.error) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,6 +50,15 @@ def expect_writable(path: Path) -> None:
     except OSError as error:
         raise UserError(f'{path}: expected a place that can be written, found '
                         f'{error.strerror}; give another') from None
+
+
+def expect_space(folder: Path, needed: int, what: str, mend: str) -> None:
+    """Raises UserError where a folder's disk has fewer bytes free than
+    `what` needs; `mend` says what to do then."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(f'{folder}: expected {needed:,} free bytes for {what},'
+                        f' found {free:,}; {mend}')
 
 
 def write_json(path: Path, content: Any) -> None:

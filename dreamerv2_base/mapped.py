@@ -28,9 +28,13 @@ import numpy as np
 
 from dreamerv2_base.episodes import Episode, read_episode
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.files import expect_space
 
 FORMAT = 3
 BLOCK = 2 ** 22  # bytes read at once
+# What needs space, and where there is more.
+ARRAYS = 'the mapped arrays'
+ROOM = 'free some or give --cache_dir FOLDER on another disk'
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,9 @@ class _Job:
 
 def _listing(files: list[Path], extra: tuple[str, ...]) -> dict[str, Any]:
     """What a conversion must have been made from to be used again."""
-    stats = [(path.name, path.stat()) for path in files]
+    # A link to nothing is a broken file: reading it says so.
+    stats = [(path.name, path.stat() if path.exists() else path.lstat())
+             for path in files]
     return {'format': FORMAT, 'extra_keys': sorted(extra),
             'files': [[name, stat.st_size, stat.st_mtime_ns]
                       for name, stat in stats]}
@@ -185,13 +191,15 @@ def _convert_once(job: _Job, places: list[Path]) -> MappedFolder:
         found = _mapped(job, place)
         if found is not None:
             return found
-        _check_space(job, place)
+        expect_space(place.parent, _needed(job), ARRAYS, ROOM)
         try:
             found = _convert(job, place)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise UserError(_full(job, place, 'the disk full')) from None
+            raise UserError(
+                f'{place}: expected {_needed(job):,} free bytes for {ARRAYS}, '
+                f'found the disk full; {ROOM}') from None
     if found is None or _changed(job):
         raise UserError(f'{job.folder}: expected files at rest, found them '
                         'changed while they were read; start again when they '
@@ -227,18 +235,6 @@ def _needed(job: _Job) -> int:
             with zipfile.ZipFile(path) as archive:
                 total += sum(entry.file_size for entry in archive.infolist())
     return total
-
-
-def _check_space(job: _Job, place: Path) -> None:
-    free = shutil.disk_usage(place.parent).free
-    if _needed(job) > free:
-        raise UserError(_full(job, place, f'{free:,}'))
-
-
-def _full(job: _Job, place: Path, found: str) -> str:
-    return (f'{place}: expected {_needed(job):,} free bytes for the mapped '
-            f'arrays, found {found}; free some or give --cache_dir FOLDER on '
-            'another disk')
 
 
 def _changed(job: _Job) -> bool:
@@ -306,6 +302,10 @@ class _Writer:
         """Add a file, or note why not where that is allowed."""
         try:
             episode = read_episode(path, self._job.extra_keys, self._ignored)
+            # Before anything is written. The first of this size decides on
+            # everything else.
+            if not self._files:
+                _check_size(self._job, path, episode['image'].shape[1:3])
             self._check_alike(path, episode)
         except UserError as error:
             if not self._job.skip_broken:
@@ -313,8 +313,6 @@ class _Writer:
             self._skipped.append([path.name, str(error)])
             return
         if not self._files:
-            # Before anything is written. No file of these can be right.
-            _check_size(self._job, path, episode['image'].shape[1:3])
             self._open(path, episode)
         self._add(path, episode)
 

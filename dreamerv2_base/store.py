@@ -106,7 +106,8 @@ def open_store(folders: Sequence[Path], cache: Path | None = None,
     Args:
       folders: with `.npz` files each.
       cache: where to put the arrays of folders that cannot be written.
-      skip_broken: leave out unreadable and too short files, counted.
+      skip_broken: leave out unreadable and too short files, and those unlike
+        the others or of another image size, counted.
       image_size: required (height, width).
       min_length: rows an episode must have.
       extra_keys: further keys of numbers to keep (proprioception).

@@ -29,13 +29,18 @@ from semopo_tf.environments import describe_env, env_spec_from, make_env
 
 DEFAULT = 'sinusoids'
 BLIND = (DEFAULT, 'uniform')  # policies that read no observation
+# Flags of what a recipe calls otherwise.
+FLAGS = {'policy': 'collect_policy', 'size': 'render_size',
+         'camera': 'dmc_camera', 'grayscale': 'background_grayscale',
+         'background_seed': 'seed'}
 
 
 def collect(config: Config) -> Path:
     """Fill `offline_dir` with `collect_episodes` episodes, in waves.
 
     Waves already there are kept, so an interrupted collection goes on.
-    Raises UserError when the folder holds other episodes.
+    Raises UserError when the folder holds other episodes, or these made with
+    other settings; then nothing was written.
     """
     if config.offline_dir == ['none'] or len(config.offline_dir) != 1:
         raise UserError('collect: expected one folder in offline_dir, found '
@@ -44,6 +49,9 @@ def collect(config: Config) -> Path:
     folder = Path(config.offline_dir[0])
     folder.mkdir(parents=True, exist_ok=True)
     done = sorted(path.name for path in folder.glob('*.npz'))
+    recipe = _recipe(config)
+    if done:
+        _expect_same(folder, recipe)
     total, wave = config.collect_episodes, config.eval_envs
     mine = [_identity(config, i) for i in range(total)]
     strange = [name for name in done
@@ -53,27 +61,30 @@ def collect(config: Config) -> Path:
             f'{folder}: expected an empty folder or episodes of this same '
             f'collection, found {strange[0]}; give another --offline_dir or '
             'empty it')
-    videos = rendering.videos(
-        folder, config.video_dir, config.seed, total,
-    ) if config.task.startswith('dmcdrv_') else {}
+    if config.task.startswith('dmcdrv_'):
+        recipe |= rendering.videos(
+            folder, config.video_dir, config.seed, total)
     # The simulator's state is kept where a policy reads it.
     spec = dataclasses.replace(
         env_spec_from(config), state_key=config.collect_policy not in BLIND)
     factory = functools.partial(make_env, spec)
     bar = Progress(total, 0, 'episodes')
     with Rollout(factory, wave, config.eval_workers) as rollout:
+        if not done:
+            # Before the first episode: one that is stopped is known, too.
+            manifest.write(folder, [], recipe=recipe)
         for first in range(0, total, wave):
             names = mine[first:first + wave]
             if not all(any(n in d for d in done) for n in names):
                 _one_wave(config, rollout, folder, first, names)
             bar.update(len(names))
     bar.close()
-    _record(config, folder, videos)
+    _record(folder, recipe)
     return folder
 
 
-def _record(config: Config, folder: Path, videos: dict[str, Any]) -> None:
-    """Write the folder's manifest: what was collected, and with what."""
+def _recipe(config: Config) -> dict[str, Any]:
+    """What episodes are collected with, as JSON holds it; no videos yet."""
     recipe = {
         'policy': config.collect_policy, 'task': config.task,
         'environment': describe_env(config.task), 'seed': config.seed,
@@ -81,13 +92,40 @@ def _record(config: Config, folder: Path, videos: dict[str, Any]) -> None:
             'action_repeat', 'time_limit', 'render_size', 'eval_envs')}}
     if config.task.startswith('dmcdrv_'):
         recipe |= {key: config[key] for key in (
-            'video_dir', 'background_grayscale', 'scene')} | videos
+            'video_dir', 'background_grayscale', 'scene')}
     recipe['frames'] = rendering.settings(env_spec_from(config))
+    # Through JSON, which knows no tuples.
+    return json.loads(json.dumps(recipe))
+
+
+def _expect_same(folder: Path, recipe: dict[str, Any]) -> None:
+    """Raises UserError where a folder's episodes have another recipe."""
+    known = (manifest.load(folder) or {}).get('recipe') or {}
+    there, now = _flat(known), _flat(recipe)
+    changes = [f'{key} {there[key]} instead of {value}'
+               for key, value in now.items()
+               if there.get(key, value) != value]
+    if changes:
+        raise UserError(
+            f'{manifest.path_of(folder)}: expected episodes collected as '
+            f'these flags say, found {", ".join(changes)}; give another '
+            '--offline_dir or the old values')
+
+
+def _flat(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's values by their flags, or by the names of packages."""
+    parts = {**recipe, **recipe.get('environment', {}),
+             **recipe.get('frames', {})}
+    # `rendering.videos` compares these; more of them may be needed now.
+    return {FLAGS.get(key, key): value for key, value in parts.items()
+            if key not in ('environment', 'frames', 'videos')}
+
+
+def _record(folder: Path, recipe: dict[str, Any]) -> None:
+    """Write the folder's manifest: what was collected, and with what."""
     files = sorted(folder.glob('*.npz'))
     known = manifest.load(folder) or {}
     names = [entry['name'] for entry in known.get('files', [])]
-    # Through JSON, which knows no tuples.
-    recipe = json.loads(json.dumps(recipe))
     if known.get('recipe') != recipe or names != [one.name for one in files]:
         manifest.write(folder, list(facts.scan(files)), recipe=recipe)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,7 @@ def open_data(config: Config) -> Any:
             'offline_dir: expected folders of episodes, found none given; '
             'give --offline_dir FOLDER, or make some: run.py collect '
             '--configs demo')
+    _expect_each_once(config.offline_dir)
     if registry.method_name(config) == 'mopo':
         from semopo_tf.baselines.mopo_data import open_states
         return open_states(config)
@@ -230,6 +232,19 @@ def prepare(config: Config) -> list[str]:
         print(f'warning: precision {config.precision} is many times slower '
               'than 32 without a GPU; give --precision 32', file=sys.stderr)
     return devices
+
+
+def _expect_each_once(folders: Sequence[str]) -> None:
+    """Raises UserError for a folder that is given twice, however it is
+    spelled: its episodes would count twice."""
+    seen: dict[Path, str] = {}
+    for name in folders:
+        place = Path(name).expanduser().resolve()
+        if place in seen:
+            raise UserError(
+                f'offline_dir: expected every folder once, found {name}, '
+                f'which is {seen[place]} again; leave one of them out')
+        seen[place] = name
 
 
 def run_config(folder: Path) -> Config:

@@ -81,6 +81,18 @@ def test_truncated_file(tmp_path):
                       '--skip_broken')
 
 
+@pytest.mark.parametrize('method', ['semopo', 'mopo'])
+@pytest.mark.parametrize('spelling', ['', '/../data', '/link'])
+def test_a_folder_given_twice(tmp_path, method, spelling):
+    data = make_folder(tmp_path / 'data', count=1)
+    (data / 'link').symlink_to(data)
+    again = f'{data}{spelling}'
+    done = train(data, tmp_path, '--method', method, '--offline_dir', data,
+                 again)
+    assert_user_error(done, f'once, found {again}, which is {data} again')
+    assert not (data / '.mapped').exists()
+
+
 def test_broken_files_are_skipped_and_counted_and_the_run_is_its_own(tmp_path):
     def edit(folder):
         path = sorted(folder.glob('*.npz'))[1]
@@ -161,6 +173,16 @@ def test_disk_full_while_saving(tmp_path, monkeypatch):
             ckpt.save(2, {'a': np.ones(3)}, {})
     assert ckpt.positions() == [1]
     np.testing.assert_array_equal(ckpt.load()[0]['a'], np.ones(3))
+
+
+@pytest.mark.parametrize(('file', 'words'), [
+    ((), 'space to write, found'), (('a.npz',), 'space to write a.npz, ')])
+def test_disk_full_in_any_command(tmp_path, monkeypatch, file, words):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, 'No space left on device', *file)
+    monkeypatch.setattr('datasets.convert.convert', full)
+    assert_user_error(call('data', 'convert', tmp_path, tmp_path / 'new',
+                           '--to', 'npz'), words, 'same command again')
 
 
 def test_second_process_on_a_run_folder(data, tmp_path):

@@ -124,6 +124,45 @@ def test_collected_actions_are_those_of_the_stored_states(tmp_path):
         collect.collect(config.update({'collect_policy': 'cartpole_mixed'}))
 
 
+OTHER = [  # settings that frames depend on, and what is said of them
+    ({'render_size': [32, 32]},
+     r'render_size \[84, 84\] instead of \[32, 32\];'),
+    ({'dmc_camera': 1, 'shadows': True},
+     'dmc_camera -1 instead of 1, shadows False instead of True;'),
+    ({'video_alpha': 0.5, 'video_frames': 7},
+     'video_frames 1000 instead of 7, video_alpha 1.0 instead of 0.5;')]
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def assert_others_are_refused(config, folder):
+    before = contents(folder)
+    for changes, words in OTHER:
+        with pytest.raises(UserError, match=f'manifest.json: .* {words} give'):
+            collect.collect(config.update(changes))
+    assert contents(folder) == before
+
+
+def test_a_collection_goes_on_with_its_own_settings_alone(
+        tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+    config = collection(tmp_path, collect_policy='sinusoids', eval_envs=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(collect.Progress, 'update', stop)
+        with pytest.raises(KeyboardInterrupt):
+            collect.collect(config)
+    first, = tmp_path.glob('*.npz')
+    content = first.read_bytes()
+    assert_others_are_refused(config, tmp_path)
+    collect.collect(config.update({'collect_episodes': 3}))
+    assert len(list(tmp_path.glob('*.npz'))) == 3
+    assert first.read_bytes() == content
+    assert_others_are_refused(config, tmp_path)
+
+
 def test_a_collection_records_its_videos(tmp_path):
     videos, data = tmp_path / 'videos', tmp_path / 'data'
     videos.mkdir()

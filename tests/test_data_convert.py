@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -304,6 +305,17 @@ def test_resizing(tmp_path):
     assert convert.resize(frames, 1)[0, 0, 0].tolist() == [85] * 3
 
 
+@pytest.mark.parametrize('size', [-1, 0, 1025, 100000])
+def test_sizes_that_cannot_be(tmp_path, size):
+    first = make_folder(tmp_path / 'first', 1, rows=3)
+    done = call('data', 'convert', first, tmp_path / 'x', '--to', 'npz',
+                '--size', size)
+    assert done.returncode == 2
+    assert done.stderr == (f'error: --size: expected 1 to 1024 pixels, found '
+                           f'{size}; give --size 64\n')
+    assert [path.name for path in tmp_path.iterdir()] == ['first']
+
+
 def test_target_is_never_overwritten(tmp_path):
     first = make_folder(tmp_path / 'first', 1, rows=3)
     (tmp_path / 'there').mkdir()
@@ -322,6 +334,22 @@ def test_broken_source_leaves_nothing(tmp_path):
     for layout in ('npz', *LAYOUTS):
         with pytest.raises(UserError, match=broken.name):
             convert.convert(first, tmp_path / 'target', layout)
+    assert [path.name for path in tmp_path.iterdir()] == ['first']
+
+
+@pytest.mark.parametrize('layout', ['hdf5', 'minari'])
+def test_a_full_disk_is_noticed_before_hdf5_is(tmp_path, monkeypatch, layout):
+    first = make_folder(tmp_path / 'first', 3, rows=3)
+    usage, asked = shutil.disk_usage(tmp_path), []
+
+    def filling(folder):
+        asked.append(folder)
+        return usage._replace(free=10 ** 8 if len(asked) < 3 else 10 ** 6)
+    monkeypatch.setattr(shutil, 'disk_usage', filling)
+    with pytest.raises(UserError, match=r'free bytes .* found 1,000,000; .*'
+                       'TARGET on another disk'):
+        convert.convert(first, tmp_path / 'target', layout)
+    assert len(asked) == 3
     assert [path.name for path in tmp_path.iterdir()] == ['first']
 
 

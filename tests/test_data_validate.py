@@ -331,6 +331,21 @@ def test_broken_file_is_named(clean, tmp_path):
     assert report.exit_code == 1
 
 
+@pytest.mark.parametrize('make', [
+    lambda path: path.mkdir(), lambda path: path.symlink_to('nowhere')])
+def test_what_is_no_file_hides_no_other_set(clean, tmp_path, capsys, make):
+    make(copy(clean, tmp_path) / 'zz.npz')
+    make(Path(shutil.copytree(clean, tmp_path / 'mine')) / 'aa.npz')
+    (tmp_path / 'shards').mkdir()
+    make(tmp_path / 'shards' / 'one.hdf5')
+    for _ in range(2):  # without manifests, and with those of the first check
+        assert run.main(['data', 'validate', str(tmp_path)]) == 1
+        text = capsys.readouterr().out
+        assert text.count('unreadable') == 3
+        for name in ('zz.npz', 'aa.npz', 'one.hdf5'):
+            assert f'{name}: expected' in text
+
+
 def test_changed_file(clean, tmp_path):
     folder = copy(clean, tmp_path)
     validate(folder)

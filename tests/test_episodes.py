@@ -319,6 +319,18 @@ def test_broken_files_stop_or_are_counted(tmp_path):
         open_store([tmp_path])
 
 
+@pytest.mark.parametrize('make', [
+    lambda path: path.mkdir(), lambda path: path.symlink_to('nowhere')])
+def test_what_is_no_file_is_a_broken_one(tmp_path, make):
+    fill(tmp_path)
+    make(tmp_path / 'zz.npz')
+    with pytest.raises(UserError, match=r'zz.npz: .*skip_broken True'):
+        open_store([tmp_path])
+    store = open_store([tmp_path], skip_broken=True)
+    assert len(store) == 4
+    assert [name for name, _ in store.skipped] == ['zz.npz']
+
+
 def test_folders_without_a_readable_file(tmp_path):
     with pytest.raises(UserError, match='found nothing at'):
         open_store([tmp_path / 'none'])

@@ -143,6 +143,19 @@ def test_wrong_images_are_noticed_before_converting(tmp_path):
     assert not (tmp_path / '.mapped').exists()
 
 
+def test_a_first_file_of_another_size_is_left_out(tmp_path):
+    odd = write_episode(tmp_path, make(9, size=6), 0, 'a' * 32)
+    fill(tmp_path, first=1)
+    with pytest.raises(UserError, match='frames of 8x8, found 6x6'):
+        open_store([tmp_path], image_size=(8, 8))
+    store = open_store([tmp_path], image_size=(8, 8), skip_broken=True)
+    assert len(store) == 4
+    assert store.image_size == (8, 8)
+    (name, reason), = store.skipped
+    assert name == odd.name
+    assert 'frames of 8x8, found 6x6' in reason
+
+
 def test_extra_and_ignored_keys(tmp_path):
     for i in range(3):
         speed = np.full((12, 4), i, np.float16)
