@@ -273,6 +273,37 @@ def test_methods_may_have_other_numbers_of_seeds():
         '3×1', '2×1']
 
 
+def test_seeds_may_have_other_numbers_of_episodes():
+    rows = [make_row(WALKER, 'BC', seed, [64.3] * episodes)
+            for seed, episodes in enumerate((3, 2))]
+    table = made('table1', rows)
+    found = together(table)
+    assert found['BC', 'seeds']['IQM'] == '0.10 [0.10, 0.10]'
+    assert found['BC', 'episodes']['IQM'] == 'no set can be compared'
+    assert any('its runs differ in their number of episodes' in note
+               for note in table.notes)
+
+
+def test_few_runs_are_said_to_be_few():
+    for count, said in ((1, False), (2, True), (4, False)):
+        rows = [make_row(WALKER, 'BC', seed, [64.3]) for seed in range(count)]
+        notes = made('table1', rows).notes
+        assert any('Of fewer than 4 runs' in note for note in notes) == said
+
+
+def test_no_difference_is_taken_from_another_size():
+    name = 'hopper_hop_random'
+    for scale, shown in (('paper', True), ('mini', False)):
+        row = dataclasses.replace(make_row(name, 'BC', 0, [3.7]), scale=scale)
+        table = made('table5', [row], [
+            grid.Cell('BC', name, 0, scale, items=('table5',))])
+        line = grid_of(table.blocks[1])[name, 'BC']
+        assert line['paper'].startswith('5.0')
+        assert line['difference'] == ('−1.3' if shown else '–')
+        assert any('no difference is taken' in note
+                   for note in table.notes) != shown
+
+
 def test_a_single_run_has_no_interval():
     found = together(made('table1', [make_row(WALKER, 'BC', 0, [64.3, 64.3])]))
     assert found['BC', 'seeds']['IQM'] == '0.10'

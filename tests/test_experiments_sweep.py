@@ -98,6 +98,14 @@ def test_what_has_a_row_is_not_run_again(tmp_path):
     assert len(store.attempts()) == 4
 
 
+def test_a_return_that_is_not_finite_makes_no_row(tmp_path):
+    """It would rank above every score."""
+    job, = make_jobs(tmp_path, ('BC',), (0,))
+    with pytest.raises(runner.Failed, match='found 1 of 3 that are not'):
+        runner.make_row(job, '', [
+            {'return': 1.0}, {'return': 'nan'}, {'return': 2.0}], '')
+
+
 def test_a_failure_stops_nothing_else(tmp_path):
     store, jobs = ResultStore(tmp_path), make_jobs(tmp_path)
     for number, code in ((0, 2), (2, 1)):

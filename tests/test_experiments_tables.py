@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 
@@ -255,9 +256,10 @@ def test_change_of_table_2_pairs_seeds(traced):
     line = grid_of(table.blocks[2])['walker_walk_random', 'SeMOPO']
     by_key = {(row.seed, row.variant): np.mean(row.returns) for row in rows
               if (row.set, row.system) == ('walker_walk_random', 'SeMOPO')}
-    change = np.mean([by_key[seed, 'colour'] - by_key[seed, '']
-                      for seed in (0, 1)])
-    assert number(line['change']) == pytest.approx(change, abs=0.05)
+    changes = [by_key[seed, 'colour'] - by_key[seed, ''] for seed in (0, 1)]
+    mean, std = map(number, line['change'].split(' ± '))
+    assert mean == pytest.approx(np.mean(changes), abs=0.05)
+    assert std == pytest.approx(np.std(changes), abs=0.05)
     assert line['seeds'] == '2'
 
 
@@ -397,6 +399,19 @@ def test_all_formats_have_the_same_numbers(traced):
     assert numbers_in(page) == markdown
 
 
+def test_latex_shows_the_notes_of_what_cells_show():
+    table = table_formats.Table('table2', 'Title', (table_formats.Block(
+        'c', ('set', 'x'), ((table_formats.Value('a'),
+                             table_formats.Value('1 †')),)),),
+        ('† its runs differ.', 'Of another thing.'), 'mini')
+    text = table_formats.latex(table)
+    assert '\n\\dag{} its runs differ.\\par\n' in text
+    assert '\n% Of another thing.\n' in text
+    assert text.startswith('% Table 2. Title (scale mini)')
+    assert dataclasses.replace(table, name='separation').heading == (
+        'Title (scale mini)')
+
+
 def test_latex_escapes():
     table = table_formats.Table('t', 'a_b', (table_formats.Block(
         'c', ('set', 'x'), ((table_formats.Value('a_b & 5 %'),
@@ -489,3 +504,18 @@ def test_separation_is_read_from_quantities(tmp_path):
     assert probe == ['walker_walk_random', 'SeMOPO, endogenous',
                      '0.80 ± 0.00', '–', '–', '2']
     assert tables_extra.separation(Evidence([], [])) is None
+
+
+def test_a_number_of_some_of_the_seeds_says_so(tmp_path):
+    rows = []
+    for seed, known in enumerate((np.nan, 0.5, 0.7)):
+        path = tmp_path / f'{seed}.npz'
+        np.savez(path, **{'probe/endogenous/robot': np.float32(0.8),
+                          'probe/endogenous/background': np.float32(known)})
+        rows.append(make_row('walker_walk_random', 'SeMOPO', seed, [1.0],
+                             quantities=str(path)))
+    block, = tables_extra.separation(Evidence(rows, [])).blocks
+    robot, background = block.lines[0][2:4]
+    assert robot.text == '0.80 ± 0.00'
+    assert background.text == '0.60 ± 0.10 (2 of 3)'
+    assert background.runs == (rows[1].run, rows[2].run)

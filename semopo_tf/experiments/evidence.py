@@ -242,24 +242,25 @@ class Evidence:
                ) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
         """Normalised scores [runs, sets] of systems on the same sets.
 
-        A set joins only if every wanted run of every system is there, with
-        equally many episodes. Returns the scores, the sets that joined, and
-        those that did not with the reason: 'hopper_hop_medium (missing: 1
-        run)'. Runs are seeds, or with `episodes` every final episode.
+        A set joins only if every wanted run of every system is there, for
+        `episodes` with equally many of them. Returns the scores, the sets
+        that joined, and those that did not with the reason:
+        'hopper_hop_medium (missing: 1 run)'. Runs are seeds, or with
+        `episodes` every final episode.
         """
         joined, notes = [], []
         columns: dict[str, list[np.ndarray]] = {name: [] for name in systems}
         for name in self.sets(item):
-            problem = self._incomplete(item, systems, name)
+            problem = self._incomplete(item, systems, name, episodes)
             scale = None if problem else self.range(self.task(name))
             if scale is None:
                 notes.append(f'{name} ({problem or NO_RANGE})')
                 continue
             joined.append(name)
             for system in systems:
-                returns = np.array([
-                    row.returns for row in self.runs(system, name)])
-                values = returns.ravel() if episodes else returns.mean(1)
+                returns = [row.returns for row in self.runs(system, name)]
+                values = (np.ravel(returns) if episodes else
+                          np.array([np.mean(one) for one in returns]))
                 columns[system].append(scale.mean(values))
         if not joined:
             return {}, [], notes
@@ -271,14 +272,15 @@ class Evidence:
                 joined, notes)
 
     def _incomplete(self, item: str, systems: Sequence[str], name: str,
-                    ) -> str:
+                    episodes: bool = False) -> str:
         missing = sum(self.missing(item, system, name) for system in systems)
         if missing:
             return f'missing: {plural(missing, "run")}'
         found = [self.runs(system, name) for system in systems]
         if not all(found):
             return 'not asked for'
-        if len({len(row.returns) for rows in found for row in rows}) > 1:
+        if episodes and len({
+                len(row.returns) for rows in found for row in rows}) > 1:
             return 'its runs differ in their number of episodes'
         return ''
 

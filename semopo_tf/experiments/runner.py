@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -267,6 +268,13 @@ def make_row(job: Job, variant: str, finals: Sequence[dict[str, Any]],
              quantities: str) -> Row:
     """The row of a finished run from the records in its folder."""
     cell, logdir = job.cell, job.logdir
+    returns = [float(row['return']) for row in finals]
+    if not all(map(math.isfinite, returns)):
+        # NaN would rank above every score.
+        lost = sum(not math.isfinite(value) for value in returns)
+        raise Failed(f'expected finite returns, found {lost} of '
+                     f'{len(returns)} that are not, in {logdir}/'
+                     'episodes.jsonl', again=False)
     entry = registry.find(cell.set)
     versions = read_record(logdir / 'versions.json')
     data = read_record(logdir / 'data.json')
@@ -287,7 +295,7 @@ def make_row(job: Job, variant: str, finals: Sequence[dict[str, Any]],
         device=versions['devices'][0],
         hours=sum(row['seconds'] for row in read_rows(job.spent)) / 3600,
         updates_per_second=updates / max(seconds, 1e-9),
-        returns=[float(row['return']) for row in finals],
+        returns=returns,
         lengths=[int(row['length']) for row in finals],
         checkpoint_step=int(final_episodes(logdir)[0]['step']),
         quantities=quantities, logdir=str(logdir), finished=now())

@@ -55,6 +55,9 @@ SCALES: dict[str, Scale] = {scale.name: scale for scale in (
     Scale('paper', 4, ALL_SETS),
     Scale('released', 4, ALL_SETS))}
 
+# Scales of the paper's size: its numbers are compared with those of these.
+FULL_SIZE = ('paper', 'released')
+
 # What depends on the task (semopo.md sections 4, 5; baselines 6.2): key, value.
 _HOPPER = {
     'SeMOPO': {'disen_scales.disen_only': '2.0'},

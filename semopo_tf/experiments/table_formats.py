@@ -36,17 +36,23 @@ class Block:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper: blocks, then notes."""
+    """A table of the paper, or one of our own: blocks, then notes.
+
+    `scale`: of the runs behind it.
+    """
 
     name: str
     title: str
     blocks: tuple[Block, ...]
     notes: tuple[str, ...] = ()
+    scale: str = 'paper'
 
     @property
     def heading(self) -> str:
-        """`Table 1. Normalised returns …`"""
-        return f'Table {self.name.removeprefix("table")}. {self.title}'
+        """`Table 1. Normalised returns … (scale mini)`"""
+        number = self.name.removeprefix('table')
+        first = f'Table {number}. ' if number != self.name else ''
+        return f'{first}{self.title} (scale {self.scale})'
 
 
 # Numbers.
@@ -84,7 +90,11 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    r"""Tabulars for \input; the preamble needs booktabs alone."""
+    r"""Tabulars for \input; the preamble needs booktabs alone.
+
+    Captions and notes are comments, but for notes on what cells show († and
+    the like).
+    """
     parts = [f'% {_tex(table.heading)}; needs \\usepackage{{booktabs}}']
     for block in table.blocks:
         columns = 'l' * block.texts + 'r' * (
@@ -96,7 +106,11 @@ def latex(table: Table) -> str:
         parts += [f'% {_tex(block.caption)}',
                   f'\\begin{{tabular}}{{{columns}}}', '\\toprule', *lines,
                   '\\bottomrule', '\\end{tabular}', '']
-    parts += [f'% {_tex(note)}' for note in table.notes]
+    said = _signs(table)
+    for note in table.notes:
+        shown = note.split()[0].strip(':,.').lower() in said
+        parts.append(f'{"" if shown else "% "}{_tex(note)}'
+                     + '\\par' * shown)
     return '\n'.join(parts) + '\n'
 
 
@@ -121,6 +135,14 @@ def html_fragment(table: Table) -> str:
 
 
 # Pieces.
+
+
+def _signs(table: Table) -> set[str]:
+    """The words of heads and cells, in small letters."""
+    return {word.lower() for block in table.blocks
+            for text in (*block.header, *(
+                value.text for line in block.lines for value in line))
+            for word in text.split()}
 
 
 def _html_block(block: Block) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from datasets import table3
 from datasets.registry import SETS
-from semopo_tf.experiments import grid, metrics
+from semopo_tf.experiments import grid, metrics, scales
 from semopo_tf.experiments.evidence import UNLIKE, Evidence
 from semopo_tf.experiments.paper_numbers import (
     NOTES,
@@ -35,6 +35,9 @@ STD = {False: 'population (divided by the number of seeds)',
 
 
 VIDEOS = ('table1', 'table2', 'table5')  # behind the robot, in the paper
+FEW = ('Of fewer than 4 runs an interval holds the true value less often '
+       'than 95 %: of 2 on one set it is their range, which does so half the '
+       'time.')
 RAW = 'raw'  # behind a return that could not be normalised
 
 
@@ -91,10 +94,11 @@ def table1(evidence: Evidence, paper: PaperNumbers, style: Style) -> Table:
     together, left = _aggregates(evidence)
     blocks = [_paper_layout('Ours, normalised', 'table1', evidence, entries,
                             2, ranges),
-              _against_paper(entries, 2, True, style.published),
+              _against_paper(evidence, entries, 2, True, style.published),
               together, _constants(evidence)]
     letters = sorted({mark for entry in entries.values()
-                      for mark in entry.remarks})
+                      for mark in entry.remarks}
+                     | ({'a', 'b'} if style.published else set()))
     notes = [f'({letter}) {NOTES[letter]}' for letter in letters]
     if style.published:
         notes.append('Published style: S_min = 10.3 for Car Racing and the '
@@ -122,7 +126,7 @@ def table2(evidence: Evidence, paper: PaperNumbers, style: Style) -> Table:
                for key in _keys('table2', evidence)}
     blocks = [_paper_layout('Ours, raw returns', 'table2', evidence, entries,
                             1),
-              _against_paper(entries, 1), _change(evidence)]
+              _against_paper(evidence, entries, 1), _change(evidence, style)]
     return _table('table2', blocks, evidence, style, [], paper)
 
 
@@ -196,13 +200,19 @@ def _normalised(evidence: Evidence, paper: PaperNumbers, style: Style,
     published = UNKNOWN
     if entry.raw is not None and task is not None:
         published = Number(*metrics.published_style(
-            task, system, entry.raw.mean, entry.raw.std) or (None, None))
+            task, _in_the_paper(system), entry.raw.mean, entry.raw.std)
+            or (None, None))
     theirs = metrics.published_range(task) if task else None
     return replace(entry, style=published,
                    ours=_scaled(entry.raw, evidence.range(task)),
                    compared=_scaled(entry.raw, theirs),
                    corrected=paper.corrected_table1(name, system),
                    remarks=tuple(paper.remarks(name, system)))
+
+
+def _in_the_paper(system: str) -> str:
+    """The paper's name of a system, labelled or in other settings."""
+    return grid.base(system).removesuffix(' (paper)')
 
 
 def _scaled(raw: metrics.Summary | None, scale: metrics.Range | None,
@@ -222,7 +232,7 @@ def _raw_table(name: str, evidence: Evidence, paper: PaperNumbers,
                for key in _keys(name, evidence)}
     return _table(name, [
         _paper_layout('Ours, raw returns', name, evidence, entries, 1),
-        _against_paper(entries, 1)], evidence, style, [], paper)
+        _against_paper(evidence, entries, 1)], evidence, style, [], paper)
 
 
 def _paper_layout(caption: str, table: str, evidence: Evidence,
@@ -248,11 +258,12 @@ def _paper_layout(caption: str, table: str, evidence: Evidence,
     return Block(caption, (*words, *systems), tuple(lines), len(words))
 
 
-def _against_paper(entries: dict[Key, Entry], digits: int,
+def _against_paper(evidence: Evidence, entries: dict[Key, Entry], digits: int,
                    corrected: bool = False, published: bool = False,
                    ) -> Block:
     """A line per cell: ours, n, the paper's, corrected, the difference."""
     several = len({variant for _, _, variant in entries}) > 1
+    sized = evidence.scale in scales.FULL_SIZE
     header = ['set', 'method', 'ours', 'n', 'paper']
     header += ['corrected'] if corrected else []
     header += ['difference']
@@ -266,11 +277,12 @@ def _against_paper(entries: dict[Key, Entry], digits: int,
                 Value(entry.raw.count if entry.raw else NONE, entry.runs),
                 Value(show(entry.printed, digits) + marks)]
         line += [Value(show(right, digits))] if corrected else []
-        line += [Value(_difference(entry.compared, right, digits), entry.runs)]
+        change = _difference(entry.compared, right, digits)
+        line += [Value(change if sized else NONE, entry.runs)]
         if published:
+            change = _difference(entry.style, entry.printed, digits)
             line += [Value(show(entry.style, digits), entry.runs),
-                     Value(_difference(entry.style, entry.printed, digits),
-                           entry.runs)]
+                     Value(change if sized else NONE, entry.runs)]
         lines.append(tuple(line))
     return Block('Beside the paper', tuple(header), tuple(lines), texts=2)
 
@@ -288,6 +300,8 @@ def _aggregates(evidence: Evidence) -> tuple[Block, list[str]]:
             'table1', shown, episodes) if shown else ({}, [], [])
         if left:
             notes[f'All sets together: left out are {", ".join(left)}.'] = None
+        if any(len(one) in (2, 3) for one in scores.values()):
+            notes[FEW] = None
         for system in shown:
             used = tuple(row.run for name in joined
                          for row in evidence.runs(system, name))
@@ -334,8 +348,9 @@ def _constants(evidence: Evidence) -> Block:
                  tuple(lines))
 
 
-def _change(evidence: Evidence) -> Block:
-    """What a colour video does to the same trained policies."""
+def _change(evidence: Evidence, style: Style) -> Block:
+    """What a colour video does to the same trained policies, mean ± standard
+    deviation over those that have both."""
     lines = []
     for name in evidence.sets('table2'):
         for system in evidence.systems('table2'):
@@ -346,9 +361,12 @@ def _change(evidence: Evidence) -> Block:
             rows = [some[seed] for seed in both for some in (gray, colour)]
             text = NONE
             if both:
-                text = signed(float(np.mean([
-                    np.mean(colour[seed].returns)
-                    - np.mean(gray[seed].returns) for seed in both])), 1)
+                changes = [np.mean(colour[seed].returns)
+                           - np.mean(gray[seed].returns) for seed in both]
+                std = float(np.std(changes, ddof=int(style.sample)))
+                text = f'{signed(float(np.mean(changes)), 1)} ± ' + (
+                    fixed(std, 1) if len(both) > 1 else NONE)
+                text += f' {UNLIKE}' if evidence.mixed(system, name) else ''
             lines.append((Value(name), Value(system), Value(
                 text, tuple(row.run for row in rows)), Value(
                 str(len(both)))))
@@ -402,6 +420,9 @@ def _table(name: str, blocks: Sequence[Block], evidence: Evidence,
         found.insert(0, 'Mean ± standard deviation over seeds of the final '
                      f"policy's mean return; {STD[style.sample]}. n: seeds × "
                      'episodes.')
+    if paper is not None and evidence.scale not in scales.FULL_SIZE:
+        found.append(f'Runs of scale {evidence.scale} are not of the '
+                     "paper's size: no difference is taken.")
     if paper is not None:
         found.append(f"The paper's numbers: {paper.label}. {NONE}: not known "
                      'or not there.')
@@ -410,7 +431,8 @@ def _table(name: str, blocks: Sequence[Block], evidence: Evidence,
     found += evidence.absent(name)
     found += evidence.notes(name)
     return Table(name, grid.ITEMS[name].title, tuple(
-        block for block in blocks if block.lines), tuple(found))
+        block for block in blocks if block.lines), tuple(found),
+        evidence.scale)
 
 
 # Text.

@@ -43,7 +43,7 @@ def separation(evidence: Evidence) -> Table | None:
         'Probe: R² of a ridge regression on held-out episodes; 1 is perfect, '
         '0 no better than the mean.')
     return Table(NAME, 'Separation of the streams (not in the paper)',
-                 tuple(blocks), notes)
+                 tuple(blocks), notes, evidence.scale)
 
 
 Found = Sequence[tuple[str, str, list[Row]]]
@@ -80,12 +80,19 @@ def _probe(evidence: Evidence, found: Found) -> Block | None:
 
 
 def _cell(evidence: Evidence, rows: Sequence[Row], key: str) -> Value:
-    """Over seeds of each seed's mean; NaN (no robot in a frame) left out."""
-    arrays = [evidence.quantity(row, key) for row in rows]
-    means = [float(np.nanmean(array)) for array in arrays
-             if array is not None and not np.isnan(array).all()]
+    """Over seeds of each seed's mean; NaN (no robot in a frame) left out.
+
+    `(2 of 4)` where not all of the runs have any.
+    """
+    means = {}
+    for row in rows:
+        array = evidence.quantity(row, key)
+        if array is not None and not np.isnan(array).all():
+            means[row.run] = float(np.nanmean(array))
     if not means:
         return Value(NONE)
-    std = fixed(float(np.std(means)), 2) if len(means) > 1 else NONE
-    return Value(f'{fixed(float(np.mean(means)), 2)} ± {std}',
-                 tuple(row.run for row in rows))
+    values = [*means.values()]
+    std = fixed(float(np.std(values)), 2) if len(means) > 1 else NONE
+    part = '' if len(means) == len(rows) else f' ({len(means)} of {len(rows)})'
+    return Value(f'{fixed(float(np.mean(values)), 2)} ± {std}{part}',
+                 tuple(means))
