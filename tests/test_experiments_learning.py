@@ -58,6 +58,23 @@ def test_returns_with_the_final_one_last_and_the_mean_of_the_data(tmp_path):
     assert drawn(right) == [('-', [100.0], [2.0]), ('--', [100.0], [0.5])]
 
 
+def test_what_is_below_zero_is_not_cut_off(tmp_path):
+    low = [{**one, 'reward_mean': -3.0} if 'reward_mean' in one else one
+           for one in RECORDS]
+    low[0] = {**low[0], 'eval_return': -82.0}
+    for name, records, below in (('a', RECORDS, False), ('b', low, True)):
+        evidence = Evidence([row_of(tmp_path / name, 'SeMOPO', 0, records)],
+                            ['table1'])
+        axes = figures_learning.learning(evidence).figure.axes
+        assert [one.get_ylim()[0] < least if below
+                else one.get_ylim()[0] == 0
+                for one, least in zip(axes, (-82, -3), strict=True)
+                ] == [True, True]
+        assert [('-', [0.0, 1.0], [0.0, 0.0]) in drawn(one)
+                for one in axes] == [below, below]
+        assert all(one.get_ylim()[1] > 0 for one in axes)
+
+
 def test_a_record_is_read_once_for_all_of_its_metrics(tmp_path, monkeypatch):
     row, read = row_of(tmp_path, 'SeMOPO', 0, RECORDS), []
 

@@ -92,7 +92,7 @@ def _returns(axes: Axes, evidence: Evidence, name: str, runs: Runs) -> None:
     if name in evidence.data:
         axes.axhline(evidence.data[name].mean(), color=GRAY, ls='--', lw=0.8)
     axes.set_ylabel('return')
-    axes.set_ylim(bottom=0)
+    _from_zero(axes)
 
 
 def _rewards(axes: Axes, evidence: Evidence, runs: Runs) -> None:
@@ -101,7 +101,18 @@ def _rewards(axes: Axes, evidence: Evidence, runs: Runs) -> None:
             _draw(axes, [evidence.curve(row, 'agent', name) for row, _ in some],
                   system, style)
     axes.set_ylabel('a step')
-    axes.set_ylim(bottom=0)
+    _from_zero(axes)
+
+
+def _from_zero(axes: Axes) -> None:
+    """Start an axis at 0; where something lies below, mark 0 by a thin line.
+
+    R − λu often is below 0, and so are returns of Car Racing.
+    """
+    if axes.dataLim.y0 < 0:
+        axes.axhline(0, color=GRAY, lw=0.5, zorder=0)
+    else:
+        axes.set_ylim(bottom=0)
 
 
 def _draw(axes: Axes, curves: Sequence[Curve | None], system: str,
