@@ -13,6 +13,7 @@ from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import read_rows
 from semopo_tf.experiments import evidence as evidence_module
 from semopo_tf.experiments import (
+    figure_style,
     figures,
     figures_learning,
     figures_masks,
@@ -100,6 +101,34 @@ def test_a_run_that_ends_before_the_others_is_said(tmp_path):
     assert figures_learning.learning(evidence).notes[1:] == [
         'walker walk, random, SeMOPO: from step 1000 on the mean is of 1 of 2 '
         'runs.']
+
+
+def test_runs_without_records_are_counted(tmp_path):
+    rows = [row_of(tmp_path, 'SeMOPO', seed, records)
+            for seed, records in enumerate((RECORDS, []))]
+    rows += [row_of(tmp_path, 'BC', 0, []),
+             dataclasses.replace(row_of(tmp_path, 'LOMPO', 0, []), logdir='',
+                                 set='walker_walk_medium', level='medium')]
+    drawing = figures_learning.learning(Evidence(rows, ['table1']))
+    assert drawing.notes[1:] == [
+        'walker walk, random, SeMOPO: there are records of 1 of 2 runs.',
+        'walker walk, random, BC: there are records of 0 of 1 run.',
+        'walker walk, medium, LOMPO: there are records of 0 of 1 run.',
+        figure_style.NO_RECORDS]
+
+
+def test_imagined_curves_say_what_is_not_in_them(tmp_path):
+    rows = [row_of(tmp_path, 'SeMOPO', seed, records) for seed, records in
+            enumerate((RECORDS, [RECORDS[0], RECORDS[2], {
+                **RECORDS[3], 'final_eval_return': 'nan'}]))]
+    drawing = figures_learning.learning(Evidence(rows, ['table1']))
+    assert drawing.notes[1:] == [
+        'walker walk, random, SeMOPO: left out, as not finite: 1 logged '
+        'value.',
+        'walker walk, random, SeMOPO: from step 1000 on the mean is of 1 of 2 '
+        'runs.',
+        'walker walk, random, SeMOPO, imagined: there are records of 1 of '
+        '2 runs.']
 
 
 def test_a_method_without_imagination_has_returns_alone(tmp_path):
