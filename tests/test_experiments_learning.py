@@ -141,6 +141,23 @@ def test_a_method_without_imagination_has_returns_alone(tmp_path):
     assert not drawn(right)
 
 
+def test_labelled_systems_differ_in_more_than_their_colour(tmp_path):
+    names = ('SeMOPO', 'SeMOPO [a]', 'SeMOPO [b]')
+    evidence = Evidence([row_of(tmp_path, name, 0, RECORDS)
+                         for name in names], ['table1'])
+    figure = figures_learning.learning(evidence).figure
+    plain, first, second = (line.get_marker()
+                            for line in figure.axes[0].lines[:3])
+    assert plain == 'None'
+    assert len({plain, first, second, 'o'}) == 4
+    handles = figure.legends[0].legend_handles
+    assert [one.get_marker() for one in handles] == ['None', first, second]
+    assert [one.get_color() for one in handles] == [
+        figure_style.colour(name) for name in names]
+    imagined = [line.get_marker() for line in figure.axes[1].lines]
+    assert imagined[2:] == [first, first, second, second]
+
+
 @pytest.mark.parametrize('records', [RECORDS, []])
 def test_the_page_has_them_where_there_are_any(records, tmp_path):
     evidence = [row_of(tmp_path, 'SeMOPO', 0, records)]

@@ -4,7 +4,7 @@ and what it is told meanwhile. A figure for the page, where any run has it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,6 +18,7 @@ from semopo_tf.experiments.figure_style import (
     Drawing,
     colour,
     key,
+    markers,
     set_label,
     title,
 )
@@ -46,6 +47,9 @@ def learning(evidence: Evidence) -> Drawing | None:
              for note in _without_records(evidence, name, runs)]
     if notes:
         notes.append(NO_RECORDS)
+    used = [name for name in evidence.every_system()
+            if any(name in runs for _, runs in sets)]
+    marked = markers(used)
     figure = Figure((6.6, 1.9 * len(sets) + 0.5), layout='constrained')
     for number, (name, runs) in enumerate(sets):
         label = set_label(name, evidence.task(name))
@@ -53,15 +57,13 @@ def learning(evidence: Evidence) -> Drawing | None:
                        for side in (1, 2))
         title(left, label)
         title(right, f'{label}: imagined')
-        notes += _returns(left, evidence, name, runs)
-        notes += _rewards(right, evidence, runs, label)
+        notes += _returns(left, evidence, name, runs, marked)
+        notes += _rewards(right, evidence, runs, label, marked)
         for axes in (left, right):
             axes.xaxis.set_major_locator(MaxNLocator(5))
             if number == len(sets) - 1:
                 axes.set_xlabel('policy updates')
-    used = [name for name in evidence.every_system()
-            if any(name in runs for _, runs in sets)]
-    key(figure, {name: colour(name) for name in used})
+    key(figure, {name: colour(name) for name in used}, marked)
     return Drawing(figure, [
         'Line and band: mean ± standard deviation (population) over seeds, of '
         'each seed\'s mean return. Dashed, left: mean return of the data. '
@@ -105,12 +107,13 @@ def _share(found: int, rows: int) -> str:
 
 
 def _returns(axes: Axes, evidence: Evidence, name: str, runs: Runs,
-             ) -> list[str]:
+             marked: Mapping[str, str]) -> list[str]:
     """Draw evaluated returns; notes."""
     label, notes = set_label(name, evidence.task(name)), []
     for system, some in runs.items():
         notes += _draw(axes, f'{label}, {system}',
-                       [curve for _, curve in some], system)
+                       [curve for _, curve in some], colour(system),
+                       marker=marked.get(system))
     if name in evidence.data:
         axes.axhline(evidence.data[name].mean(), color=GRAY, ls='--', lw=0.8)
     axes.set_ylabel('return')
@@ -119,7 +122,7 @@ def _returns(axes: Axes, evidence: Evidence, name: str, runs: Runs,
 
 
 def _rewards(axes: Axes, evidence: Evidence, runs: Runs, label: str,
-             ) -> list[str]:
+             marked: Mapping[str, str]) -> list[str]:
     """Draw what imagined steps earn; notes."""
     notes = []
     for system, some in runs.items():
@@ -127,7 +130,7 @@ def _rewards(axes: Axes, evidence: Evidence, runs: Runs, label: str,
             notes += _draw(
                 axes, f'{label}, {system}, imagined',
                 [evidence.curve(row, 'agent', name) for row, _ in some],
-                system, style)
+                colour(system), style, marked.get(system))
     axes.set_ylabel('a step')
     _from_zero(axes)
     return notes
@@ -145,7 +148,8 @@ def _from_zero(axes: Axes) -> None:
 
 
 def _draw(axes: Axes, place: str, curves: Sequence[Curve | None],
-          system: str, style: str = '-') -> list[str]:
+          colour: str, style: str = '-', marker: str | None = None,
+          ) -> list[str]:
     """Draw the mean of some curves; notes on what is not in it.
 
     Where no run has such a curve, as of a method that imagines nothing, that
@@ -161,6 +165,6 @@ def _draw(axes: Axes, place: str, curves: Sequence[Curve | None],
         said.append('left out, as not finite: '
                     f'{plural(left_out, "logged value")}')
     if there:
-        band(axes, *mean_curve(there), colour(system), style)
+        band(axes, *mean_curve(there), colour, style, marker)
         said.append(thinned(there))
     return [f'{place}: {text}.' for text in said if text]
