@@ -248,10 +248,14 @@ def test_latents_of_other_kinds_are_not_compared(tmp_path):
         evidence = Evidence(made, [item], [
             grid.Cell(system, SETS[1], 0, 'paper', ('',), (item,))
             for system in SYSTEMS[:2]])
-        drawing, _ = draw(item, evidence)
+        drawing, texts = draw(item, evidence)
         notes = ' '.join(drawing.notes)
         assert 'not compared across' in notes
         assert 'smaller mean' not in notes
+        if item == 'figure3':
+            assert 'share of the\nlargest U' in texts
+            assert 'U' not in texts
+            assert 'one scale' not in notes
         if item == 'figure2':
             assert 'SeMOPO: a Gaussian of 32' in notes
             assert 'Offline DV2: 32 × 32 classes' in notes
@@ -421,6 +425,8 @@ def test_frames_are_those_that_all_methods_were_measured_on(tmp_path):
     evidence = evidence_of(made, 'figure3', sets=SETS[1:], seeds=1)
     drawing, texts = draw('figure3', evidence)
     assert texts.count(' not measured') == 2  # one in each frame
+    assert 'U' in texts
+    assert 'seed 0, bars of one scale' in drawing.notes[-1]
     assert any('Offline DV2 was measured on other frames' in note
                for note in drawing.notes)
 

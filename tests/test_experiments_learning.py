@@ -13,6 +13,7 @@ from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import read_rows
 from semopo_tf.experiments import evidence as evidence_module
 from semopo_tf.experiments import (
+    figure_style,
     figures,
     figures_learning,
     figures_masks,
@@ -58,6 +59,23 @@ def test_returns_with_the_final_one_last_and_the_mean_of_the_data(tmp_path):
     assert drawn(right) == [('-', [100.0], [2.0]), ('--', [100.0], [0.5])]
 
 
+def test_what_is_below_zero_is_not_cut_off(tmp_path):
+    low = [{**one, 'reward_mean': -3.0} if 'reward_mean' in one else one
+           for one in RECORDS]
+    low[0] = {**low[0], 'eval_return': -82.0}
+    for name, records, below in (('a', RECORDS, False), ('b', low, True)):
+        evidence = Evidence([row_of(tmp_path / name, 'SeMOPO', 0, records)],
+                            ['table1'])
+        axes = figures_learning.learning(evidence).figure.axes
+        assert [one.get_ylim()[0] < least if below
+                else one.get_ylim()[0] == 0
+                for one, least in zip(axes, (-82, -3), strict=True)
+                ] == [True, True]
+        assert [('-', [0.0, 1.0], [0.0, 0.0]) in drawn(one)
+                for one in axes] == [below, below]
+        assert all(one.get_ylim()[1] > 0 for one in axes)
+
+
 def test_a_record_is_read_once_for_all_of_its_metrics(tmp_path, monkeypatch):
     row, read = row_of(tmp_path, 'SeMOPO', 0, RECORDS), []
 
@@ -85,6 +103,34 @@ def test_a_run_that_ends_before_the_others_is_said(tmp_path):
         'runs.']
 
 
+def test_runs_without_records_are_counted(tmp_path):
+    rows = [row_of(tmp_path, 'SeMOPO', seed, records)
+            for seed, records in enumerate((RECORDS, []))]
+    rows += [row_of(tmp_path, 'BC', 0, []),
+             dataclasses.replace(row_of(tmp_path, 'LOMPO', 0, []), logdir='',
+                                 set='walker_walk_medium', level='medium')]
+    drawing = figures_learning.learning(Evidence(rows, ['table1']))
+    assert drawing.notes[1:] == [
+        'walker walk, random, SeMOPO: there are records of 1 of 2 runs.',
+        'walker walk, random, BC: there are records of 0 of 1 run.',
+        'walker walk, medium, LOMPO: there are records of 0 of 1 run.',
+        figure_style.NO_RECORDS]
+
+
+def test_imagined_curves_say_what_is_not_in_them(tmp_path):
+    rows = [row_of(tmp_path, 'SeMOPO', seed, records) for seed, records in
+            enumerate((RECORDS, [RECORDS[0], RECORDS[2], {
+                **RECORDS[3], 'final_eval_return': 'nan'}]))]
+    drawing = figures_learning.learning(Evidence(rows, ['table1']))
+    assert drawing.notes[1:] == [
+        'walker walk, random, SeMOPO: left out, as not finite: 1 logged '
+        'value.',
+        'walker walk, random, SeMOPO: from step 1000 on the mean is of 1 of 2 '
+        'runs.',
+        'walker walk, random, SeMOPO, imagined: there are records of 1 of '
+        '2 runs.']
+
+
 def test_a_method_without_imagination_has_returns_alone(tmp_path):
     evidence = Evidence([row_of(tmp_path, 'BC', 0, [
         {'phase': 'train', 'step': 0, 'eval_return': 1.0},
@@ -93,6 +139,23 @@ def test_a_method_without_imagination_has_returns_alone(tmp_path):
     left, right = figures_learning.learning(evidence).figure.axes
     assert drawn(left)[0] == ('-', [0.0, 9.0], [1.0, 2.0])
     assert not drawn(right)
+
+
+def test_labelled_systems_differ_in_more_than_their_colour(tmp_path):
+    names = ('SeMOPO', 'SeMOPO [a]', 'SeMOPO [b]')
+    evidence = Evidence([row_of(tmp_path, name, 0, RECORDS)
+                         for name in names], ['table1'])
+    figure = figures_learning.learning(evidence).figure
+    plain, first, second = (line.get_marker()
+                            for line in figure.axes[0].lines[:3])
+    assert plain == 'None'
+    assert len({plain, first, second, 'o'}) == 4
+    handles = figure.legends[0].legend_handles
+    assert [one.get_marker() for one in handles] == ['None', first, second]
+    assert [one.get_color() for one in handles] == [
+        figure_style.colour(name) for name in names]
+    imagined = [line.get_marker() for line in figure.axes[1].lines]
+    assert imagined[2:] == [first, first, second, second]
 
 
 @pytest.mark.parametrize('records', [RECORDS, []])

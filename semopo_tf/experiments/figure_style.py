@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import matplotlib
@@ -41,6 +42,8 @@ NOT_MEASURED = ('Not measured: runs that have a row, but not the numbers that '
                 'measure.')
 NO_RECORDS = ('Without records: runs that have a row, but no such metric in a '
               'metrics.jsonl; copy runs/ from where they ran.')
+# Of labelled systems beside their colours; short lines of any have 'o'.
+MARKERS = 'sD^v<>*XPdph8'
 MARGIN = 0.2  # inches beside the names above the panels
 
 _RC: dict[RcKeyType, Any] = {
@@ -81,12 +84,20 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
 
 def colour(system: str) -> str:
     """A system's colour. A labelled one has one of its own, by its name, the
-    same in every report; two of them may by chance be alike."""
+    same in every report; as it may by chance be like another one, `markers`
+    tells them apart."""
     if system in COLOURS:
         return COLOURS[system]
     hue, value = divmod(zlib.crc32(system.encode()), 2 ** 16)
     return to_hex(colorsys.hsv_to_rgb(  # dark enough for text
         hue / 2 ** 16, 0.8, 0.45 + 0.35 * value / 2 ** 16))
+
+
+def markers(systems: Sequence[str]) -> dict[str, str]:
+    """Markers of the labelled ones of all systems that a figure shows."""
+    labelled = [name for name in systems if name not in COLOURS]
+    return {name: MARKERS[number % len(MARKERS)]
+            for number, name in enumerate(labelled)}
 
 
 def system_name(system: str, ablation: bool = False) -> str:
@@ -171,13 +182,16 @@ def title(axes: Axes, text: str, partial: str = '') -> None:
                       fontsize=6, color=GRAY)
 
 
-def key(figure: Figure, entries: Mapping[str, str]) -> None:
+def key(figure: Figure, entries: Mapping[str, str],
+        marked: Mapping[str, str] = MappingProxyType({})) -> None:
     """Names in their colours above the panels: {name: colour}.
 
-    A figure of few panels grows as wide as they need.
+    `marked`: markers of those that have one. A figure of few panels grows as
+    wide as they need.
     """
-    handles = [Line2D([], [], color=colour, lw=4) for colour in
-               entries.values()]
+    handles = [Line2D([], [], color=colour, marker=marked.get(name), ms=5,
+                      lw=1.2 if name in marked else 4)
+               for name, colour in entries.items()]
     legend = figure.legend(
         handles, list(entries), loc='outside upper center', frameon=False,
         ncol=min(len(entries), 4), handlelength=0.8, columnspacing=1.5)

@@ -261,9 +261,13 @@ def _norm_panel(axes: Axes, evidence: Evidence, systems: Sequence[str],
 
 
 def band(axes: Axes, x: np.ndarray, mean: np.ndarray, std: np.ndarray,
-         colour: str, style: str = '-') -> None:
-    """A line [n] with a band of one deviation around it."""
-    marker = 'o' if len(x) < 3 else None
+         colour: str, style: str = '-', marker: str | None = None) -> None:
+    """A line [n] with a band of one deviation around it.
+
+    `marker`: at some ten of its points.
+    """
+    marker = marker or ('o' if len(x) < 3 else None)
     axes.fill_between(x, mean - std, mean + std, color=colour, alpha=0.2,
                       lw=0)
-    axes.plot(x, mean, style, color=colour, lw=1.2, marker=marker, ms=3)
+    axes.plot(x, mean, style, color=colour, lw=1.2, marker=marker, ms=3,
+              markevery=max(1, len(x) // 10))

@@ -45,8 +45,8 @@ def figure3(evidence: Evidence, paper: PaperNumbers) -> Drawing:
     """Frames of cheetah, and U of each model's transition into them."""
     sets, asked = evidence.sets('figure3'), evidence.systems('figure3')
     streams = [pair for pair in STREAMS if pair[0] in asked]
-    notes = ['Bars: uncertainty u of the transition into the frame above, one '
-             'scale per set. Frames are chosen by the seed alone.',
+    notes = ['Bars: uncertainty u of the transition into the frame above. '
+             'Frames are chosen by the seed alone.',
              *evidence.absent('figure3')]
     if not sets or not streams:
         return Drawing(empty('missing: no run was asked for'), notes)
@@ -97,10 +97,11 @@ def _frames(part: SubFigure, evidence: Evidence, name: str,
         if number:
             axes.set_yticks([])
         else:
-            axes.set_ylabel('U')
+            axes.set_ylabel('U' if alike else 'share of the\nlargest U')
     seed = rows[shown[0]].seed
-    return [*notes, *_hint(text),
-            f'{name}: seed {seed}' + (f'; {text}' if text else '') + '.']
+    bars = 'bars of one scale' if alike else 'bars are shares'
+    return [*notes, *_hint(text), f'{name}: seed {seed}, {bars}'
+            + (f'; {text}' if text else '') + '.']
 
 
 def _units(evidence: Evidence, rows: Sequence[Row]) -> tuple[bool, list[str]]:
