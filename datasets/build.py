@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import fcntl
 import hashlib
 import json
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -37,7 +34,7 @@ from datasets.selection import select
 from datasets.table3 import statistics
 from dreamerv2_base.config import Config, parse_flags
 from dreamerv2_base.errors import UserError
-from dreamerv2_base.files import write_json
+from dreamerv2_base.files import held, write_json
 from semopo_tf import run_folder
 from semopo_tf import settings as configuration
 from semopo_tf.environments import (
@@ -140,12 +137,12 @@ def build(recipe: Recipe, config: Config, out: Path, buffer: Path,
                         'leave it out for eval_workers')
     words = behaviour.words(recipe, config)
     identity = digest(words)
-    with _held(buffer):
+    with held(buffer):
         _expect_same(buffer / 'recipe.json', words)
         policy = behaviour.make(recipe, config, buffer, identity)
         chosen = _chosen(recipe, policy, buffer)
     spec = dataclasses.replace(env_spec_from(config), task=recipe.task)
-    with _held(out):
+    with held(out):
         rendered = recipe.kept == 'states'
         videos = rendering.videos(
             out, spec.video_dir, spec.background_seed, len(chosen),
@@ -217,14 +214,3 @@ def _expect_same(path: Path, words: Mapping[str, Any]) -> None:
             'another --buffer')
 
 
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Nobody else builds in this folder meanwhile."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / '.lock').open('w') as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f'waiting for another build in {folder}', file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +40,20 @@ def whole(path: Path) -> Iterator[Path]:
 def _to_disk(path: Path) -> None:
     with path.open('rb+') as file:
         os.fsync(file.fileno())
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Nobody else makes data in this folder meanwhile; it is waited for."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / '.lock').open('w') as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f'waiting for another process that makes data in {folder}',
+                  file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def expect_writable(path: Path) -> None:

@@ -23,6 +23,7 @@ from dreamerv2_base.config import Config
 from dreamerv2_base.envs.rollout import Rollout
 from dreamerv2_base.episodes import write_episode
 from dreamerv2_base.errors import UserError
+from dreamerv2_base.files import held
 from dreamerv2_base.logger import Progress
 from semopo_tf.controllers import POLICIES
 from semopo_tf.environments import describe_env, env_spec_from, make_env
@@ -46,8 +47,12 @@ def collect(config: Config) -> Path:
         raise UserError('collect: expected one folder in offline_dir, found '
                         f'{list(config.offline_dir)}; give --offline_dir '
                         'FOLDER')
-    folder = Path(config.offline_dir[0])
-    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder := Path(config.offline_dir[0])):
+        _collect(config, folder)
+    return folder
+
+
+def _collect(config: Config, folder: Path) -> None:
     done = sorted(path.name for path in folder.glob('*.npz'))
     recipe = _recipe(config)
     if done:
@@ -80,7 +85,6 @@ def collect(config: Config) -> Path:
             bar.update(len(names))
     bar.close()
     _record(folder, recipe)
-    return folder
 
 
 def _recipe(config: Config) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import multiprocessing
 import sqlite3
@@ -12,10 +13,18 @@ import pytest
 import run
 from dreamerv2_base.errors import UserError
 from semopo_tf.experiments import listing
-from semopo_tf.experiments.results import Attempt, ResultStore, Row, read_csv
+from semopo_tf.experiments.results import (
+    NAMES,
+    Attempt,
+    ResultStore,
+    Row,
+    read_csv,
+)
+
+A, B = (f'demo/walker_walk_random/semopo/seed{n}' for n in (0, 1))
 
 
-def make_row(run='demo/walker_walk_random/semopo/seed0', **changes):
+def make_row(run=A, **changes):
     values = {'system': 'SeMOPO', 'presets': ['released', 'demo'],
               'set': 'walker_walk_random', 'task': 'walker_walk',
               'level': 'random', 'seed': 0, 'scale': 'demo', 'dirty': False,
@@ -122,9 +131,9 @@ def import_csv(store, path):
 
 
 def test_rows_of_two_machines_make_one_store(tmp_path):
-    rows = [make_row('a', seed=0, commit='c', quantities='runs/a/q.npz',
+    rows = [make_row(A, seed=0, commit='c', quantities='runs/a/q.npz',
                      logdir='runs/a'),
-            make_row('b', seed=1, dirty=None, variant='colour')]
+            make_row(f'{B}@colour', seed=1, dirty=None, variant='colour')]
     first = export(tmp_path / 'first', rows[0])
     both = export(tmp_path / 'second', *rows)
     store = ResultStore(tmp_path / 'third')
@@ -137,12 +146,12 @@ def test_rows_of_two_machines_make_one_store(tmp_path):
 
 
 def test_a_run_of_other_returns_is_refused_and_nothing_added(tmp_path):
-    source = export(tmp_path / 'there', make_row('new'), make_row('a'))
+    source = export(tmp_path / 'there', make_row(B, seed=1), make_row(A))
     store = ResultStore(tmp_path / 'here')
-    store.append(make_row('a', returns=[1.5, 2.0]))
+    store.append(make_row(A, returns=[1.5, 2.0]))
     with pytest.raises(UserError, match=r'1.50, 2.00, .* found 1.50, 2.25'):
         import_csv(store, source)
-    assert store.finished() == {'a'}
+    assert store.finished() == {A}
 
 
 @pytest.mark.parametrize(('old', 'new', 'message'), [
@@ -165,9 +174,26 @@ def test_a_damaged_csv_is_named(tmp_path, old, new, message):
     assert not store.rows()
 
 
+@pytest.mark.parametrize('change', [
+    {'updates_per_second': float('nan')}, {'presets': 5}, {'presets': [1]},
+    {'versions': []}, {'lengths': 'abc'}, {'lengths': [101]},
+    {'seed': 2 ** 70}, {'run': 'demo/walker_walk_random/semopo/seed1'},
+    {'run': 'demo/cheetah_run_random/semopo/seed0'}])
+def test_what_no_run_writes_is_not_imported(tmp_path, change):
+    store = ResultStore(tmp_path / 'one')
+    row = dataclasses.replace(make_row(), **change)
+    with (tmp_path / 'rows.csv').open('w', newline='') as file:
+        csv.writer(file).writerows([NAMES, [
+            json.dumps(value) if isinstance(value, list | dict) else value
+            for value in dataclasses.asdict(row).values()]])
+    with pytest.raises(UserError, match=r'rows\.csv, line 2: expected a row'):
+        import_csv(store, tmp_path / 'rows.csv')
+    assert not store.rows()
+
+
 def test_of_several_files_all_are_added_or_none(tmp_path):
     one = export(tmp_path / 'one', make_row())
-    two = export(tmp_path / 'two', make_row(returns=[9.0]))
+    two = export(tmp_path / 'two', make_row(returns=[9.0, 9.5]))
     store = ResultStore(tmp_path / 'here')
     with pytest.raises(UserError, match='expected the returns'):
         store.import_rows([(path, read_csv(path)) for path in (one, two)])

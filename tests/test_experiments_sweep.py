@@ -77,8 +77,9 @@ def test_a_row_says_what_the_run_recorded(tmp_path):
     spent = read_rows(job.spent)
     assert [one['command'] for one in spent] == [
         'train', 'measure', 'evaluate']
-    assert colour.hours == pytest.approx(
-        sum(one['seconds'] for one in spent) / 3600)
+    # The fake's updates say that they took longer than all of it did.
+    assert colour.hours == pytest.approx((3 * 2.0 + sum(
+        one['seconds'] for one in spent[1:])) / 3600)
     assert 0 < plain.hours < colour.hours
     assert plain.updates_per_second == pytest.approx(0.5)
     assert plain.checkpoint_step == 3
@@ -169,6 +170,64 @@ def test_stop_lets_runs_save_and_go_on(tmp_path):
         run(jobs, store)
     assert len(store.rows()) == 2
     assert len(read_rows(jobs[0].logdir / 'timings.jsonl')) == 3
+
+
+def test_a_stop_while_a_run_is_recorded_ends_the_sweep(tmp_path, monkeypatch):
+    store, jobs = ResultStore(tmp_path), make_jobs(tmp_path, ['BC'])
+    append = ResultStore.append
+
+    def append_and_stop(self, row):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return append(self, row)
+
+    monkeypatch.setattr(ResultStore, 'append', append_and_stop)
+    with pytest.raises(sweep.Interrupted):
+        run(jobs, store, slots=1)
+    assert len(store.rows()) == len(store.attempts()) == 1
+
+
+def test_rows_imported_meanwhile_with_other_returns_are_said(tmp_path, capsys):
+    store, (job,) = ResultStore(tmp_path), make_jobs(tmp_path, ['BC'], [0])
+    row, = WORK.run(job).rows
+    left = runner.row_file(job.logdir, '')
+    text = left.read_text()
+    left.unlink()
+    other = dataclasses.replace(row, returns=[77.0, 78.0])
+    monkey = Runs(job, row, lambda: store.append(other))
+    failed, _ = run([job], store, pool=monkey, retries=1)
+    assert 'the store has other returns of this run' in failed[job.cell.name]
+    assert [one.outcome for one in store.attempts()] == ['failed']
+    assert store.rows()[0].returns == [77.0, 78.0]
+    left.write_text(text)
+    assert sweep.adopt([job], store) == 0
+    assert 'warning: demo/' in capsys.readouterr().err
+
+
+class Runs:
+    """A pool whose one job ends after something else has happened."""
+
+    def __init__(self, job, row, before):
+        self.ended = [(job, runner.Outcome((row,)))]
+        self.before = before
+
+    def submit(self, job):
+        self.before()
+
+    def wait(self, seconds):
+        return self.ended
+
+    def close(self):
+        pass
+
+
+def test_hours_of_a_training_that_outlived_its_sweep(tmp_path):
+    job, = make_jobs(tmp_path, ['BC'], [0])
+    WORK.run(job)
+    updates = 3 * 2.0  # three rows of tests/fake_run.py
+    known = [row for row in read_rows(job.spent) if row['command'] != 'train']
+    job.spent.write_text(''.join(json.dumps(row) + '\n' for row in known))
+    row = runner.make_row(job, '', [{'return': 1.0, 'length': 2}], '')
+    assert row.hours * 3600 >= updates
 
 
 def test_a_living_child_of_a_dead_worker_is_waited_for(tmp_path):

@@ -108,8 +108,9 @@ def add_results(commands: argparse._SubParsersAction) -> None:
                      help='add rows that --csv wrote, of other machines '
                      'say; what has a row is not run again')
     new.add_argument('--attempts', action='store_true',
-                     help='instead of rows every start of a run, and how it '
-                     'ended')
+                     help='instead of rows the starts of runs, and how they '
+                     'ended: done, failed or lost; one that was stopped, or '
+                     'killed with its sweep, is none')
     new.set_defaults(call=results)
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from semopo_tf.experiments.sweep import (
     Sweep,
     adopt,
     alone,
+    stopping,
     unfinished,
 )
 
@@ -272,11 +274,17 @@ def _collect(request: Request, name: str, seed: int) -> None:
     if request.video_dir:
         command += ['--video_dir', request.video_dir]
     print(f'scripted stand-in for {name}: {folder}', file=sys.stderr)
-    done = subprocess.run(command, cwd=runner.ROOT, check=False,
-                          stdout=subprocess.DEVNULL)
-    if done.returncode:
+    with stopping() as stop, subprocess.Popen(
+            command, cwd=runner.ROOT, stdout=subprocess.DEVNULL) as child:
+        while child.poll() is None:
+            if stop.asked:
+                child.terminate()
+            time.sleep(0.2)
+    if stop.asked:
+        raise Interrupted
+    if child.returncode:
         raise UserError(f'collect {name}: expected episodes in {folder}, '
-                        f'found exit code {done.returncode}; see above, then '
+                        f'found exit code {child.returncode}; see above, then '
                         'give the same command again')
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from semopo_tf.experiments import metrics
+from semopo_tf.experiments import metrics, scales
 from semopo_tf.experiments.evidence import Evidence, plural
 from semopo_tf.experiments.figure_style import (
     COLOURS,
@@ -42,7 +42,6 @@ COVERAGE = ('resamples hold nothing but those seeds, and of two seeds on one '
             'percentile intervals of an interquartile mean had the true one '
             'in them in 47 % of cases for 2 seeds on 1 set, 75 % for 2 on 3, '
             '81 % for 2 on 9, 87 % for 4 on 1, 90 % for 4 on 9.')
-FULL_SIZE = ('paper', 'released')  # scales that the paper's numbers are of
 
 
 # Figure 4.
@@ -76,7 +75,7 @@ def _improvement(axes: Axes, evidence: Evidence, paper: PaperNumbers,
         scores, joined, left = evidence.scores('figure4', [x, y], episodes)
         if left:
             notes.append(f'{_pair(x, y)}: left out are {", ".join(left)}.')
-        if episodes and evidence.scale in FULL_SIZE:
+        if episodes and evidence.scale in scales.FULL_SIZE:
             _papers(axes, paper, f'{x} > {y}', line)
         if not joined:
             axes.text(0.5, line, _all_missing(evidence, 'figure4', (x, y)),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -305,16 +306,32 @@ def _parsed(path: Path, line: int, values: dict[str, Any]) -> Row:
             elif name in _TYPES:
                 parsed[name] = (float if _TYPES[name] == 'REAL' else int)(text)
         row = Row(**parsed)
-        if not row.run or not row.returns or not all(
-                isinstance(value, float) and math.isfinite(value)
-                for value in (*row.returns, row.hours)):
-            raise ValueError('no run or no finite returns and hours')
+        _check(row)
         return row
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f'{path}, line {line}: expected a row of a run, found '
             f'{error}; export it again: run.py results OUT --csv FILE'
         ) from None
+
+
+def _check(row: Row) -> None:
+    """Raises ValueError for what no run writes: a store keeps it for good."""
+    numbers = (*row.returns, row.hours, row.updates_per_second)
+    if not row.returns or not all(
+            isinstance(value, float) and math.isfinite(value)
+            for value in numbers):
+        raise ValueError('no finite returns, hours and updates_per_second')
+    if not all(isinstance(name, str) for name in row.presets) or not (
+            isinstance(row.presets, list) and isinstance(row.versions, dict)):
+        raise ValueError('other presets or versions than a list and a map')
+    if not isinstance(row.lengths, list) or len(row.lengths) not in (
+            0, len(row.returns)):
+        raise ValueError(f'{len(row.returns)} returns and lengths '
+                         f'{row.lengths!r}')
+    if not 0 <= row.seed < 2 ** 63 or not re.search(
+            rf'/{re.escape(row.set)}/.*/seed{row.seed}(@|$)', f'/{row.run}'):
+        raise ValueError(f'run {row.run!r} of set {row.set}, seed {row.seed}')
 
 
 def _first(row: Row) -> str:

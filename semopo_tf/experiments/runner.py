@@ -293,7 +293,7 @@ def make_row(job: Job, variant: str, finals: Sequence[dict[str, Any]],
         config_hash=config_hash(settings.saved(logdir / 'config.yaml')),
         data_digest=data['digest'], versions=versions,
         device=versions['devices'][0],
-        hours=sum(row['seconds'] for row in read_rows(job.spent)) / 3600,
+        hours=_spent(job, seconds) / 3600,
         updates_per_second=updates / max(seconds, 1e-9),
         returns=returns,
         lengths=[int(row['length']) for row in finals],
@@ -313,6 +313,16 @@ def left_behind(job: Job) -> list[Row]:
 
 
 # Pieces.
+
+
+def _spent(job: Job, training: float) -> float:
+    """Seconds of a run's commands. Of a training that outlived its sweep
+    nobody wrote them down; its updates took `training` at least."""
+    spent = read_rows(job.spent)
+    train = sum(row['seconds'] for row in spent if row['command'] == 'train')
+    others = sum(row['seconds'] for row in spent
+                 if row['command'] != 'train')
+    return max(train, training) + others
 
 
 def config_hash(config: Config) -> str:

@@ -8,18 +8,20 @@ own folder when it is not. Only this process writes the store.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import signal
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent import futures
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from dreamerv2_base.errors import UserError
 from semopo_tf.experiments import runner
-from semopo_tf.experiments.results import Attempt, ResultStore
+from semopo_tf.experiments.results import Attempt, ResultStore, Row
 from semopo_tf.experiments.runner import Job, Outcome, Runner
 
 POLL = 2.0  # seconds between two looks at what runs
@@ -99,24 +101,24 @@ class Sweep:
                      if job.cell.name not in self.waiting]
         attempts: Counter[str] = Counter()
         try:
-            with stopping():
+            with stopping() as stop:
                 for job in self.waiting.values():
                     self.pool.submit(job)
-                while self.waiting:
+                while self.waiting and not stop.asked:
                     for job, outcome in self.pool.wait(POLL):
                         attempts[job.cell.name] += 1
                         self._ended(job, outcome, attempts[job.cell.name])
                     self.watcher.refresh(self)
-        except KeyboardInterrupt:
-            self._drain()
-            raise Interrupted from None
+                if self.waiting:
+                    self._drain()
+                    raise Interrupted
         finally:
             self.pool.close()
         return self.failed
 
     def _ended(self, job: Job, outcome: Outcome, attempt: int) -> None:
         name = job.cell.name
-        self._record(job, outcome)
+        outcome = self._record(job, outcome)
         if outcome.done:
             del self.waiting[name]
             self.done.append(name)
@@ -129,14 +131,18 @@ class Sweep:
             self.failed[name] = outcome.message
             self.watcher.event('failed', job, outcome.message)
 
-    def _record(self, job: Job, outcome: Outcome) -> None:
+    def _record(self, job: Job, outcome: Outcome) -> Outcome:
+        """Keep rows and the attempt; how it ended when that is considered."""
         for row in outcome.rows:
-            self.store.append(row)
+            if not keep(row, self.store):
+                outcome = dataclasses.replace(
+                    outcome, rows=(), again=False, message=other_returns(row))
         if outcome.message != runner.STOPPED:
             self.store.record(Attempt(
                 job.cell.run(), outcome.started, outcome.seconds,
                 'done' if outcome.done else 'lost' if outcome.lost
                 else 'failed', outcome.message))
+        return outcome
 
     def _drain(self) -> None:
         """Let running jobs save; those that end by the way count."""
@@ -150,8 +156,24 @@ class Sweep:
 
 def adopt(jobs: Sequence[Job], store: ResultStore) -> int:
     """Put rows into the store that a sweep wrote but did not get to keep."""
-    return sum(store.append(row) for job in jobs
-               for row in runner.left_behind(job))
+    before = store.finished()
+    for job in jobs:
+        for row in runner.left_behind(job):
+            if not keep(row, store):
+                print(f'warning: {other_returns(row)}', file=sys.stderr)
+    return len(store.finished() - before)
+
+
+def keep(row: Row, store: ResultStore) -> bool:
+    """Put a row into the store; False if it has other returns of that run."""
+    return store.append(row) or (
+        store.rows(run=row.run)[0].returns == row.returns)
+
+
+def other_returns(row: Row) -> str:
+    """What to say of a row that is not kept."""
+    return (f'{row.run}: the store has other returns of this run (imported?); '
+            f'its own are in {row.logdir}')
 
 
 def unfinished(jobs: Sequence[Job], store: ResultStore) -> list[Job]:
@@ -160,14 +182,31 @@ def unfinished(jobs: Sequence[Job], store: ResultStore) -> list[Job]:
     return [job for job in jobs if not there.issuperset(job.cell.runs)]
 
 
+@dataclass
+class Stop:
+    """Whether the user asked to stop."""
+
+    asked: bool = False
+
+    def __call__(self, number: int, frame: Any) -> None:
+        """A signal handler. Asked twice, it insists."""
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
 @contextlib.contextmanager
-def stopping() -> Iterator[None]:
-    """SIGTERM and SIGHUP stop a sweep as Ctrl-C does."""
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    previous = [signal.signal(n, signal.default_int_handler)
-                for n in numbers]
+def stopping() -> Iterator[Stop]:
+    """Ctrl-C, SIGTERM and SIGHUP ask to stop, between two steps.
+
+    An exception could come anywhere, and leave a job neither running nor
+    ended.
+    """
+    stop = Stop()
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    previous = [signal.signal(number, stop) for number in numbers]
     try:
-        yield
+        yield stop
     finally:
         for number, handler in zip(numbers, previous, strict=True):
             signal.signal(number, handler)
