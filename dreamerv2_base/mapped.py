@@ -107,6 +107,9 @@ def _no_episodes(folder: Path) -> str:
     if other:
         found = str(other.relative_to(folder))
         mend = f'run.py data convert {folder} FOLDER --to npz makes some'
+    elif (folder / 'index.json').exists():
+        found = 'mapped arrays that are damaged or of another version'
+        mend = 'make them anew: run.py data convert'
     elif below:
         found = f'folders with some ({len(below)})'
         mend = f'give --offline_dir {" ".join(below[:3])}'
@@ -175,6 +178,11 @@ def _mapped(job: _Job, place: Path) -> MappedFolder | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if any(len(array) != index['rows'] for array in arrays.values()):
+        return None
+    # All but the frames, which are too many to read at every start.
+    sums = index.get('crc32', {})
+    if any(zlib.crc32(np.ascontiguousarray(array).data) != sums[key]
+           for key, array in arrays.items() if key in sums and key != 'image'):
         return None
     return MappedFolder(job.folder, arrays, index)
 

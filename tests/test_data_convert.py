@@ -276,6 +276,11 @@ def test_training_reads_mapped_arrays_without_files(tmp_path):
         found[1]['reward'].sum(dtype=np.float64))
     with pytest.raises(UserError, match='frames of 64x64, found 84x84'):
         open_store([tmp_path / 'mapped'], image_size=(64, 64))
+    path = tmp_path / 'mapped' / 'reward.npy'
+    path.write_bytes(path.read_bytes()[:-1] + b'?')
+    with pytest.raises(UserError, match=r'found mapped arrays that are damaged'
+                       r'.*run\.py data convert'):
+        open_store([tmp_path / 'mapped'])
 
 
 def test_mapped_arrays_refuse_what_they_cannot_hold(tmp_path):

@@ -168,6 +168,20 @@ def test_extra_and_ignored_keys(tmp_path):
     assert not store.ignored
 
 
+def test_damaged_arrays_are_made_again(tmp_path):
+    fill(tmp_path, 2)
+    right = open_store([tmp_path]).gather(np.array([1]), np.array([0]), 3)
+    path = tmp_path / '.mapped' / 'reward.npy'
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 255
+    path.write_bytes(data)
+    again = open_store([tmp_path])
+    np.testing.assert_array_equal(
+        again.gather(np.array([1]), np.array([0]), 3)['reward'],
+        right['reward'])
+    assert path.read_bytes() != bytes(data)
+
+
 def test_discount_in_some_files_alone(tmp_path):
     with_discount = {**make(9), 'discount': np.ones(12, np.float32)}
     fill(tmp_path / 'a', 1)
