@@ -277,7 +277,8 @@ def test_training_reads_mapped_arrays_without_files(tmp_path):
     with pytest.raises(UserError, match='frames of 64x64, found 84x84'):
         open_store([tmp_path / 'mapped'], image_size=(64, 64))
     path = tmp_path / 'mapped' / 'reward.npy'
-    path.write_bytes(path.read_bytes()[:-1] + b'?')
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 255]))
     with pytest.raises(UserError, match=r'found mapped arrays that are damaged'
                        r'.*run\.py data convert'):
         open_store([tmp_path / 'mapped'])
