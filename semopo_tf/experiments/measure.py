@@ -183,6 +183,7 @@ def measure(trained: TrainedRun, names: Sequence[str], samples: int,
 
 def write(path: Path, arrays: Arrays) -> None:
     """An npz that is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as partial, partial.open('wb') as file:
         np.savez_compressed(file, **arrays)
 
