@@ -37,11 +37,6 @@ def whole(path: Path) -> Iterator[Path]:
         raise
 
 
-def _to_disk(path: Path) -> None:
-    with path.open('rb+') as file:
-        os.fsync(file.fileno())
-
-
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Nobody else makes data in this folder meanwhile; it is waited for."""
@@ -84,3 +79,8 @@ def write_json(path: Path, content: Any) -> None:
     """
     with whole(path) as partial:
         partial.write_text(json.dumps(content, indent=1) + '\n')
+
+
+def _to_disk(path: Path) -> None:
+    with path.open('rb+') as file:
+        os.fsync(file.fileno())
