@@ -34,7 +34,7 @@ OFFLINE_ONLY = (
     'offline_dir', 'offline_model_dataset', 'offline_train_dataset',
     'offline_model_train_steps', 'model_train_steps', 'agent_train_steps',
     'offline_model_loaddir', 'model_starts', 'model_start_updates',
-    'initial_joint_step', 'sampling',
+    'model_start_worth', 'initial_joint_step', 'sampling',
     'offline_penalty_type', 'offline_lmbd', 'cache_embeddings', 'skip_broken',
 )
 
@@ -55,7 +55,8 @@ READERS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (('kl', 'transition', 'backward', 'actor_passes', 'cache_embeddings',
       'model_train_steps',
       'initial_joint_step', 'offline_model_loaddir', 'model_starts',
-      'model_start_updates', 'offline_train_dataset.batch', 'replay',
+      'model_start_updates', 'model_start_worth',
+      'offline_train_dataset.batch', 'replay',
       'sampling', 'sampling_epoch_updates', 'sampling_start',
       'sampling_grow_updates', 'sampling_cap_last',
       'sampling_collapse_equal', 'offline_penalty_type', 'offline_tune_lmbd',

@@ -49,6 +49,7 @@ LEAST = {
     'replay.capacity': 1,
     'time_limit': 0, 'slice_frames': 0, 'video_frames': 1,
     'model_train_steps': 1, 'model_starts': 1, 'model_start_updates': 1,
+    'model_start_worth': 0,
     'agent_train_steps': 1, 'log_updates': 1, 'save_updates': 1,
     'eval_envs': 1, 'eval_workers': 1, 'eval_eps': 1, 'final_eval_eps': 1,
     'action_repeat': 1, 'collect_episodes': 1, 'image_size': 1,

@@ -25,15 +25,14 @@ from semopo_tf.method import Batch, ChunkSource, Phase
 PHASE = 'starts'
 PREFIX = 'starts/'  # of its arrays in a checkpoint
 JUDGED = 10         # last updates of a start, on whose batches it is judged
-# Nats, after 150 updates on walker's data: starts known to be right had 0.17 to
-# 0.38, those known to be swapped 0.01 to 0.07 (docs/results/mini.md).
-DOUBTFUL = 0.1
 
 Arrays = Mapping[str, np.ndarray]
 
 
 class Starts:
-    """`count` beginnings of `updates` updates each, on the same batches.
+    """At most `count` beginnings of `updates` updates each, same batches.
+
+    No other is begun after one whose worth is `enough`.
 
     Args:
       fresh: initial values of all variables of start k, by name; those of
@@ -44,15 +43,16 @@ class Starts:
         the highest mean goes on.
     """
 
-    def __init__(self, count: int, updates: int,
+    def __init__(self, count: int, updates: int, enough: float,
                  fresh: Callable[[int], Arrays],
                  variables: Mapping[str, Any],
                  train: Callable[[Batch | None, int], Mapping[str, Any]],
                  judge: Callable[[Any, int], Any]):
-        self._updates, self._fresh = updates, fresh
+        self._updates, self._enough, self._fresh = updates, enough, fresh
         self._variables, self._train = variables, train
         self._judge = judge
         self._worth = np.zeros(count)
+        self._ended = 0
         self._kept: dict[str, np.ndarray] = {}
 
     def phase(self, source: Callable[[Any], ChunkSource],
@@ -61,7 +61,7 @@ class Starts:
         return Phase(
             PHASE, len(self._worth) * self._updates, self.update,
             lambda store: _Again(source(store), self._updates),
-            finish=self.finish, prepare=prepare)
+            finish=self.finish, over=self.over, prepare=prepare)
 
     def update(self, batch: Batch | None, step: int) -> dict[str, Any]:
         """Update `step` of all starts; metrics with the number of the start.
@@ -81,18 +81,23 @@ class Starts:
             metrics['start_worth'] = self._worth[start]
             if self._worth[start] >= self._worth[:start + 1].max():
                 self._kept = dict(Live(self._variables))
+            self._ended = start + 1
         return metrics
+
+    def over(self) -> bool:
+        """Whether a start that ended is worth enough."""
+        return bool((self.worth >= self._enough).any())
 
     def finish(self) -> None:
         """The best start's variables become the model's.
 
         Says so when even that one's worth is no sign of a right one.
         """
-        if self._worth.max() < DOUBTFUL:
+        if not self.over():
             shown = ', '.join(f'{worth:.3f}' for worth in self._worth)
             print('warning: in no start do actions decide much of the '
-                  f'endogenous stream ({shown} nats; right ones have '
-                  f'{DOUBTFUL} and more): the streams may have changed places;'
+                  f'endogenous stream ({shown} nats; model_start_worth asks '
+                  f'for {self._enough:g}): the streams may have changed places;'
                   ' look at the masks, or begin more: --model_starts '
                   f'{2 * len(self._worth)} and another --logdir',
                   file=sys.stderr)
@@ -101,32 +106,35 @@ class Starts:
 
     @property
     def worth(self) -> np.ndarray:
-        """`start_worth` of every start, [starts]."""
-        return self._worth.copy()
+        """`start_worth` of every start that ended, [starts]."""
+        return self._worth[:self._ended].copy()
 
     def state(self) -> dict[str, np.ndarray]:
         """What a resumed run needs beside the variables."""
         kept = {f'{PREFIX}kept/{name}': value
                 for name, value in self._kept.items()}
-        return {f'{PREFIX}worth': self._worth, **kept}
+        return {f'{PREFIX}worth': self._worth,
+                f'{PREFIX}ended': np.array(self._ended), **kept}
 
     def load(self, arrays: Arrays) -> None:
         """Take `state()` back.
 
         Raises UserError for another number of starts, or a state of a
-        version that judged them by their losses.
+        version that judged or ended them otherwise.
         """
-        if f'{PREFIX}worth' not in arrays:
-            raise UserError(
-                f'checkpoint: expected {PREFIX}worth, found a state without: '
-                'its run is of a version that judged starts otherwise; train '
-                'into another --logdir')
+        for name in (f'{PREFIX}worth', f'{PREFIX}ended'):
+            if name not in arrays:
+                raise UserError(
+                    f'checkpoint: expected {name}, found a state without: its '
+                    'run is of a version that judged starts otherwise; train '
+                    'into another --logdir')
         worth = arrays[f'{PREFIX}worth']
         if worth.shape != self._worth.shape:
             raise UserError(
                 f'checkpoint: expected {len(self._worth)} starts, found '
                 f'{len(worth)}; give --model_starts {len(worth)}')
         self._worth = np.array(worth)
+        self._ended = int(arrays[f'{PREFIX}ended'])
         kept = f'{PREFIX}kept/'
         self._kept = {name.removeprefix(kept): value
                       for name, value in arrays.items()

@@ -72,8 +72,9 @@ class WorldModelMethod:
         if several_starts(config):
             self._starts = Starts(
                 config.model_starts, config.model_start_updates,
-                self._fresh_weights, variables_by_name(self.agent),
-                self._updates['model'], self._graph(
+                config.model_start_worth, self._fresh_weights,
+                variables_by_name(self.agent), self._updates['model'],
+                self._graph(
                     'judge', lambda *inputs: (None, self.agent.world_model
                                               .action_information(*inputs))))
 

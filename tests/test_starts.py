@@ -21,11 +21,11 @@ class Toy:
 
     BEGINNINGS = (7.0, 9.0, 6.0)
 
-    def __init__(self):
+    def __init__(self, enough=8.0):
         self.w = tf.Variable(self.BEGINNINGS[0])
         self.seen = []
         self.starts = Starts(
-            3, UPDATES, lambda k: {'w': np.float32(self.BEGINNINGS[k])},
+            3, UPDATES, enough, lambda k: {'w': np.float32(self.BEGINNINGS[k])},
             {'w': self.w}, self._train, lambda batch, step: 2 * self.w)
 
     def _train(self, batch, step):
@@ -51,18 +51,31 @@ def test_the_highest_worth_goes_on():
     assert toy.w.numpy() == 2  # the last one's
     toy.starts.finish()
     assert toy.w.numpy() == 5
-    assert set(toy.starts.state()) == {'starts/worth'}
+    assert set(toy.starts.state()) == {'starts/worth', 'starts/ended'}
 
 
 def test_starts_of_little_worth_are_said(capsys):
-    toy = Toy()
-    toy.run(range(3 * UPDATES))
-    toy.starts.finish()
-    assert not capsys.readouterr().err
-    toy.starts.load({'starts/worth': np.array([.01, .065, .02]),
-                     'starts/kept/w': np.float32(1)})
-    toy.starts.finish()
-    assert '0.010, 0.065, 0.020 nats' in capsys.readouterr().err
+    for enough, said in ((13.0, False), (13.1, True)):
+        toy = Toy(enough)
+        toy.run(range(3 * UPDATES))
+        toy.starts.finish()
+        found = capsys.readouterr().err
+        assert ('9.000, 13.000, 7.000 nats; model_start_worth asks for 13.1'
+                in found) == said == bool(found)
+
+
+@pytest.mark.parametrize(('enough', 'begun'), [
+    (8.9, 1), (9.0, 1), (9.1, 2), (13.0, 2), (13.1, 3)])
+def test_no_other_is_begun_after_one_that_is_worth_enough(enough, begun):
+    toy = Toy(enough)
+    over = []
+    for step in range(begun * UPDATES):
+        over.append(toy.starts.over())
+        toy.run([step])
+    # Not in the middle of a start, whatever its updates are worth so far.
+    assert over == [False] * len(over)
+    assert toy.starts.over() == (enough <= 13)
+    np.testing.assert_allclose(toy.starts.worth, WORTH[:begun])
 
 
 def test_a_start_is_judged_by_its_last_updates(monkeypatch):
@@ -79,6 +92,7 @@ def test_stopped_anywhere_it_ends_in_the_same_place(stop):
     saved = {name: np.array(value)
              for name, value in one.starts.state().items()}
     two.starts.load(saved)
+    assert two.starts.over() == one.starts.over()
     two.w.assign(one.w)
     two.run(range(stop, 3 * UPDATES))
     np.testing.assert_allclose(two.starts.worth, WORTH)
@@ -88,9 +102,12 @@ def test_stopped_anywhere_it_ends_in_the_same_place(stop):
 
 def test_another_number_of_starts_is_a_user_error():
     with pytest.raises(UserError, match='expected 3 starts, found 2'):
-        Toy().starts.load({'starts/worth': np.zeros(2)})
+        Toy().starts.load({
+            'starts/worth': np.zeros(2), 'starts/ended': np.array(0)})
     with pytest.raises(UserError, match=r'starts/worth, found.* --logdir'):
         Toy().starts.load({'starts/losses': np.zeros(3)})
+    with pytest.raises(UserError, match=r'starts/ended, found.* --logdir'):
+        Toy().starts.load({'starts/worth': np.zeros(3)})
 
 
 def test_batches_of_one_chunk_cannot_judge():

@@ -93,7 +93,8 @@ def estimate(cell: Cell, config: Config, rows: Sequence[Row] = (),
 def _dreamer(config: Config) -> float:
     """Operations of all phases (LOMPO's policy phase: as Dreamer's)."""
     model, policy = config.offline_model_dataset, config.offline_train_dataset
-    starts = config.model_start_updates * config.model_starts if (
+    # The second start is right on average (mini.md), so no more are begun.
+    starts = config.model_start_updates * min(config.model_starts, 2) if (
         settings.several_starts(config)) else 0
     updates = config.offline_model_train_steps + starts
     return (updates * flops.model_update(
