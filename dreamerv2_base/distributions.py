@@ -43,22 +43,24 @@ class OneHot:
 
     @property
     def log_probs(self) -> tf.Tensor:
+        """Of every class, [..., S, C]."""
         return tf.nn.log_softmax(self.logits)
 
     @property
     def probs(self) -> tf.Tensor:
+        """Of every class, [..., S, C]."""
         return tf.nn.softmax(self.logits)
 
     def sample(self, uniform: tf.Tensor) -> tf.Tensor:
         """Gumbel-max draw with straight-through gradient, [..., S, C]."""
-        gumbel = -tf.math.log(-tf.math.log(uniform))
-        index = tf.argmax(self.logits + gumbel, -1)
-        hot = tf.one_hot(index, self.logits.shape[-1], dtype=tf.float32)
-        probs = self.probs
-        return hot + probs - tf.stop_gradient(probs)
+        return self._hot(self.logits - tf.math.log(-tf.math.log(uniform)))
 
     def mode(self) -> tf.Tensor:
-        index = tf.argmax(self.logits, -1)
+        """The likeliest classes, straight-through gradient, [..., S, C]."""
+        return self._hot(self.logits)
+
+    def _hot(self, scores: tf.Tensor) -> tf.Tensor:
+        index = tf.argmax(scores, -1)
         hot = tf.one_hot(index, self.logits.shape[-1], dtype=tf.float32)
         probs = self.probs
         return hot + probs - tf.stop_gradient(probs)
@@ -73,6 +75,7 @@ class OneHot:
         return tf.reduce_sum(value * self.log_probs, [-2, -1])
 
     def entropy(self) -> tf.Tensor:
+        """Sum over the S categoricals, in nats, [...]."""
         return -tf.reduce_sum(self.probs * self.log_probs, [-2, -1])
 
     def kl(self, other: OneHot) -> tf.Tensor:
@@ -81,6 +84,7 @@ class OneHot:
         return tf.reduce_sum(self.probs * ratio, [-2, -1])
 
     def stopped(self) -> OneHot:
+        """The same without gradient."""
         return OneHot(tf.stop_gradient(self.logits))
 
 
@@ -92,17 +96,21 @@ class DiagonalNormal:
     std: tf.Tensor
 
     def sample(self, normal: tf.Tensor) -> tf.Tensor:
+        """Mean and deviation times draws [..., S] of N(0, 1)."""
         return self.mean + self.std * normal
 
     def mode(self) -> tf.Tensor:
+        """The mean, [..., S]."""
         return self.mean
 
     def log_prob(self, value: tf.Tensor) -> tf.Tensor:
+        """Of values [..., S], summed over the last axis: [...]."""
         scaled = (value - self.mean) / self.std
         terms = 0.5 * scaled ** 2 + tf.math.log(self.std) + HALF_LOG_2PI
         return -tf.reduce_sum(terms, -1)
 
     def entropy(self) -> tf.Tensor:
+        """Sum over the last axis, in nats, [...]."""
         terms = 0.5 + HALF_LOG_2PI + tf.math.log(self.std)
         return tf.reduce_sum(terms, -1)
 
@@ -114,6 +122,7 @@ class DiagonalNormal:
             ratio + shift - 1.0 - tf.math.log(ratio), -1)
 
     def stopped(self) -> DiagonalNormal:
+        """The same without gradient."""
         return DiagonalNormal(
             tf.stop_gradient(self.mean), tf.stop_gradient(self.std))
 
@@ -127,9 +136,11 @@ class UnitNormal:
     event_dims: int = 0
 
     def mode(self) -> tf.Tensor:
+        """The mean."""
         return self.mean
 
     def log_prob(self, value: tf.Tensor) -> tf.Tensor:
+        """Of values of the shape of `mean`, summed over the event axes."""
         squares = tf.math.squared_difference(
             tf.cast(value, tf.float32), self.mean)
         if not self.event_dims:
@@ -147,9 +158,11 @@ class Bernoulli:
 
     @property
     def mean(self) -> tf.Tensor:
+        """Probabilities, [...]."""
         return tf.sigmoid(self.logits)
 
     def log_prob(self, value: tf.Tensor) -> tf.Tensor:
+        """Of targets [...] in [0, 1]: minus the cross entropy, [...]."""
         return -tf.nn.sigmoid_cross_entropy_with_logits(
             tf.cast(value, tf.float32), self.logits)
 
@@ -182,9 +195,11 @@ class TruncatedNormal:
         return self.loc
 
     def log_prob(self, value: tf.Tensor) -> tf.Tensor:
+        """Of actions [..., A], summed over the last axis: [...]."""
         return tf.reduce_sum(self._tfp.log_prob(value), -1)
 
     def entropy(self) -> tf.Tensor:
+        """Sum over the last axis, in nats, [...]."""
         return tf.reduce_sum(self._tfp.entropy(), -1)
 
     @property

@@ -181,23 +181,25 @@ class Conv(tf.Module):
 
 
 class ConvTranspose(tf.Module):
-    """Strided transposed convolution without padding, NHWC.
+    """Transposed convolution of stride 2 without padding, NHWC.
 
     `pixel` 'product' computes the case of one input pixel, which spreads over
     the whole output, as the matrix product that it is: several times faster
     than the convolution kernels ('convolution') on it.
     """
 
+    STRIDE = 2
+
     def __init__(self, scope: Scope, inputs: int, filters: int, kernel: int,
-                 stride: int = 2, pixel: str = 'product'):
+                 pixel: str = 'product'):
         super().__init__()
-        self._dtype, self._stride = scope.dtype, stride
+        self._dtype = scope.dtype
         self._filters, self._pixel = filters, pixel
         self.kernel = scope.glorot('kernel', (kernel, kernel, filters, inputs))
         self.bias = scope.constant('bias', (filters,))
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        size = (x.shape[1] - 1) * self._stride + self.kernel.shape[0]
+        size = (x.shape[1] - 1) * self.STRIDE + self.kernel.shape[0]
         shape = tf.stack([tf.shape(x)[0], size, size, self._filters])
         kernel = tf.cast(self.kernel, self._dtype)
         if x.shape[1] == 1 and self._pixel == 'product':
@@ -206,7 +208,7 @@ class ConvTranspose(tf.Module):
             y = tf.reshape(y, shape)
         else:
             y = tf.nn.conv2d_transpose(
-                x, kernel, shape, self._stride, 'VALID')
+                x, kernel, shape, self.STRIDE, 'VALID')
         y = tf.nn.bias_add(y, tf.cast(self.bias, self._dtype))
         return tf.ensure_shape(y, (None, size, size, self._filters))
 

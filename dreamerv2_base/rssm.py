@@ -236,8 +236,9 @@ class EnsembleRSSM(tf.Module):
         """One prior step with member `index` [] of the ensemble, [N, ...]."""
         from_action, recur = self._divided(
             self._img_in, action, self.stoch_flat)
-        deter = self._recur(
-            self._flat(state['stoch']), state['deter'], from_action, recur)
+        hidden = self._act(
+            tf.matmul(self._flat(state['stoch']), recur) + from_action)
+        deter = self._gru(hidden, state['deter'])
         stats = {k: v[0] for k, v in self.member_stats(
             deter[None], index[None], heads).items()}
         stoch = self.sample(stats, noise)
@@ -363,10 +364,6 @@ class EnsembleRSSM(tf.Module):
         flat = tf.reshape(stoch, shape)
         return tf.ensure_shape(flat, (*stoch.shape[:-2], self.stoch_flat))
 
-    def _recur(self, stoch, deter, from_action, kernel):
-        hidden = self._act(tf.matmul(stoch, kernel) + from_action)
-        return self._gru(hidden, deter)
-
     def _divided(self, layer: Dense, x: tf.Tensor, offset: int,
                  ) -> tuple[tf.Tensor, tf.Tensor]:
         """A layer on [state, x], in two: x W[offset:] + b, and W[:offset].
@@ -374,7 +371,7 @@ class EnsembleRSSM(tf.Module):
         The first part needs no recurrence; cutting the kernel outside of the
         loop keeps its gradient from being padded at every step.
         """
-        kernel = tf.cast(layer.kernel, self.dtype)
+        kernel = layer.cast_kernel()
         state_kernel, x_kernel = tf.split(
             kernel, [offset, kernel.shape[0] - offset])
         bias = tf.cast(layer.bias, self.dtype)

@@ -24,7 +24,8 @@ from dreamerv2_base.episodes import write_episode
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.files import expect_writable, write_json
 from dreamerv2_base.noise import CounterDraws
-from dreamerv2_base.replay import Prefetcher
+from dreamerv2_base.replay import ChunkSampler, PlainGenerator, Prefetcher
+from dreamerv2_base.store import open_store
 from dreamerv2_base.tf import CountedGraph, prepare_devices, tensors, tf
 from semopo_tf import flops, settings
 from semopo_tf.agent import PenalizedAgent
@@ -153,8 +154,6 @@ def _data(options: Options) -> dict[str, Pair]:
     against a Python generator that concatenates chunks of episodes held in
     memory. `data_policy`: the policy phase, where the fast formulation
     gathers embeddings and the plain one the same frames again."""
-    from dreamerv2_base.replay import ChunkSampler, PlainGenerator
-    from dreamerv2_base.store import open_store
     found = {'data': Pair(), 'data_policy': Pair()}
     with tempfile.TemporaryDirectory() as name:
         _write_episodes(Path(name), 20, 64)

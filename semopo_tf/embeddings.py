@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from dreamerv2_base.episodes import Episode
-from dreamerv2_base.errors import UserError
+from dreamerv2_base.files import expect_space
 from dreamerv2_base.nets import variables_by_name
 from dreamerv2_base.replay import ChunkSampler
 from dreamerv2_base.store import EpisodeStore
@@ -103,7 +102,9 @@ def _embedded(store: EpisodeStore, encode, folder, stamp, numbers, rows,
         stale.unlink()
     partial = folder / f'.partial-embed-{stamp}.npy'
     sample = encode(_block(store.slice(int(numbers[0]), 0, 1)['image']))
-    _expect_space(folder, rows * sample[0].nbytes)
+    # What else the run writes meanwhile wants room, too.
+    expect_space(folder, rows * sample[0].nbytes + 2 ** 26, 'the embeddings',
+                 'free some, or give --cache_embeddings False')
     target = np.lib.format.open_memmap(
         partial, 'w+', sample.dtype, (rows, sample.shape[1]))
     filled = 0
@@ -133,15 +134,6 @@ def _block(frames: np.ndarray) -> np.ndarray:
     padded = np.zeros((BLOCK, *frames.shape[1:]), np.uint8)
     padded[:len(frames)] = frames
     return padded
-
-
-def _expect_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed + 2 ** 26:
-        raise UserError(
-            f'{folder}: expected {needed / 2 ** 30:.1f} GiB for the '
-            f'embeddings, found {free / 2 ** 30:.1f} GiB free; free some, or '
-            'give --cache_embeddings False')
 
 
 def _progress(numbers):

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamerv2_base.checkpoint import FORMAT, Checkpoints
+from dreamerv2_base.checkpoint import FORMAT, Checkpoints, restore
 from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import read_record
@@ -146,7 +146,6 @@ def load(method: Any, arrays: Mapping[str, np.ndarray],
     if not state.get('acting'):
         method.load(arrays)
         return
-    from dreamerv2_base.checkpoint import restore
     restore(method.acting(), arrays, 'exported policy')
 
 

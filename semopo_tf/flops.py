@@ -7,7 +7,7 @@ the matrix products and convolutions of the fast formulation must do.
 from __future__ import annotations
 
 from dreamerv2_base.config import Config
-from semopo_tf.settings import exo_only_weight
+from semopo_tf.settings import exo_only_c
 
 BACKWARD = 3  # forward, gradient of the inputs, gradient of the weights
 
@@ -29,11 +29,11 @@ def model_update(config: Config, frames: int, actions: int,
     if config.separate_wm:
         joint = 2 * decoder(config.decoder.cnn_depth, feat, 6)
         per_frame, again = per_frame + joint, (BACKWARD - 1) * joint
-        if exo_only_weight(config):
+        if exo_only_c(config):
             per_frame += decoder(config.decoder.cnn_depth, feat, 3)
     else:
         per_frame += decoder(config.decoder.cnn_depth, feat, 3)
-    per_frame += mlp(feat, config.reward_head.layers,
+    per_frame += _mlp(feat, config.reward_head.layers,
                      config.reward_head.units, 1)
     if plain:
         per_frame += streams * (config.rssm.ensemble - 1) * head
@@ -53,11 +53,11 @@ def policy_update(config: Config, frames: int, actions: int,
     feat, head = _feat(config), _head(config)
     flat = feat - rssm.deter
     heads = rssm.ensemble if plain else 1
-    step = (dense(flat + actions, rssm.hidden)
-            + dense(rssm.hidden + rssm.deter, 3 * rssm.deter) + heads * head)
-    actor = mlp(feat, config.actor.layers, config.actor.units, 2 * actions)
-    critic = mlp(feat, config.critic.layers, config.critic.units, 1)
-    reward = mlp(feat, config.reward_head.layers, config.reward_head.units, 1)
+    step = (_dense(flat + actions, rssm.hidden)
+            + _dense(rssm.hidden + rssm.deter, 3 * rssm.deter) + heads * head)
+    actor = _mlp(feat, config.actor.layers, config.actor.units, 2 * actions)
+    critic = _mlp(feat, config.critic.layers, config.critic.units, 1)
+    reward = _mlp(feat, config.reward_head.layers, config.reward_head.units, 1)
     priced = rssm.ensemble * head + reward
     filtering = recurrence(config, actions) - head + plain * encoder(
         config.encoder.cnn_depth)
@@ -76,21 +76,21 @@ def _feat(config: Config) -> int:
 
 def _head(config: Config) -> int:
     rssm = config.rssm
-    return (dense(rssm.deter, rssm.hidden)
-            + dense(rssm.hidden, rssm.stoch * (rssm.discrete or 2)))
+    return (_dense(rssm.deter, rssm.hidden)
+            + _dense(rssm.hidden, rssm.stoch * (rssm.discrete or 2)))
 
 
 def encoder(d: int) -> int:
     """Per frame of 64x64."""
-    return (conv(31, 4, 3, d) + conv(14, 4, d, 2 * d)
-            + conv(6, 4, 2 * d, 4 * d) + conv(2, 4, 4 * d, 8 * d))
+    return (_conv(31, 4, 3, d) + _conv(14, 4, d, 2 * d)
+            + _conv(6, 4, 2 * d, 4 * d) + _conv(2, 4, 4 * d, 8 * d))
 
 
 def decoder(d: int, feat: int, channels: int) -> int:
     """Per frame; a transposed convolution works on its input's pixels."""
-    return (dense(feat, 32 * d) + conv(1, 5, 32 * d, 4 * d)
-            + conv(5, 5, 4 * d, 2 * d) + conv(13, 6, 2 * d, d)
-            + conv(30, 6, d, channels))
+    return (_dense(feat, 32 * d) + _conv(1, 5, 32 * d, 4 * d)
+            + _conv(5, 5, 4 * d, 2 * d) + _conv(13, 6, 2 * d, d)
+            + _conv(30, 6, d, channels))
 
 
 def recurrence(config: Config, actions: int) -> int:
@@ -99,21 +99,21 @@ def recurrence(config: Config, actions: int) -> int:
     flat = rssm.stoch * (rssm.discrete or 1)
     stats = rssm.stoch * (rssm.discrete or 2)
     embed = 4 * 8 * config.encoder.cnn_depth
-    return (dense(flat + actions, rssm.hidden)
-            + dense(rssm.hidden + rssm.deter, 3 * rssm.deter)
-            + dense(rssm.deter + embed, rssm.hidden)
-            + dense(rssm.deter, rssm.hidden)
-            + 2 * dense(rssm.hidden, stats))
+    return (_dense(flat + actions, rssm.hidden)
+            + _dense(rssm.hidden + rssm.deter, 3 * rssm.deter)
+            + _dense(rssm.deter + embed, rssm.hidden)
+            + _dense(rssm.deter, rssm.hidden)
+            + 2 * _dense(rssm.hidden, stats))
 
 
-def mlp(inputs: int, layers: int, units: int, outputs: int) -> int:
-    return (dense(inputs, units) + (layers - 1) * dense(units, units)
-            + dense(units, outputs))
+def _mlp(inputs: int, layers: int, units: int, outputs: int) -> int:
+    return (_dense(inputs, units) + (layers - 1) * _dense(units, units)
+            + _dense(units, outputs))
 
 
-def dense(inputs: int, units: int) -> int:
+def _dense(inputs: int, units: int) -> int:
     return 2 * inputs * units
 
 
-def conv(pixels: int, kernel: int, inputs: int, filters: int) -> int:
+def _conv(pixels: int, kernel: int, inputs: int, filters: int) -> int:
     return 2 * pixels ** 2 * kernel ** 2 * inputs * filters

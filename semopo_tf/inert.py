@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from dreamerv2_base.config import Config
 from semopo_tf import registry
-from semopo_tf.settings import exo_only_weight, sampling_of
+from semopo_tf.settings import exo_only_c, sampling_of
 
 # Keys of the released code that change nothing here. A name stands for all
 # keys below it.
@@ -38,7 +38,8 @@ OFFLINE_ONLY = (
     'offline_penalty_type', 'offline_lmbd', 'cache_embeddings', 'skip_broken',
 )
 
-# Which methods read what not all read; keys of no row all of them read.
+# Keys that only some methods read, with those methods. Every method reads the
+# keys that stand in no row.
 # tests/test_battery.py watches what the methods read.
 READERS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (('lompo',), ('lompo',)),
@@ -189,7 +190,7 @@ def _hopper(config: Config) -> list[str]:
             f'{weights.disen_only:g}; for hopper TIA has 30000 and √2: give '
             '--configs tia_hopper_hop alone']
     found = []
-    if exo_only_weight(config) == 1.5:
+    if exo_only_c(config) == 1.5:
         found.append('disen_scales.disen_only is 1.5, of the other tasks; '
                      'hopper has 2: give --disen_scales.disen_only 2')
     if weights.reward == 20000:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from dreamerv2_base.config import Config
 from dreamerv2_base.errors import NoRoomError
 from semopo_tf.registry import method_name
-from semopo_tf.settings import exo_only_weight
+from semopo_tf.settings import exo_only_c
 
 GIB = 2 ** 30
 ENCODER_SIZES = (31, 14, 6, 2)     # feature maps of a 64-pixel image
@@ -174,7 +174,7 @@ def _decoder_elements(config: Config) -> int:
     if not config.separate_wm:
         return maps(3)
     both = 2 * maps(6) + 64 * 64 * (6 + 1 + 3)
-    return both + (maps(3) if exo_only_weight(config) else 0)
+    return both + (maps(3) if exo_only_c(config) else 0)
 
 
 def _recurrent_elements(config: Config) -> int:

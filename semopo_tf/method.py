@@ -77,7 +77,8 @@ class Method(Protocol):
 
     Constructed as `Method(config, store)`, where `store` is an EpisodeStore
     or, for evaluating a finished run, None with `action_size` given:
-    `Method(config, None, action_size=A)`.
+    `Method(config, None, action_size=A)`. One that also has `acting()`, the
+    variables that `policy` reads, by name, can be exported.
     """
 
     def phases(self) -> Sequence[Phase]:

@@ -214,7 +214,8 @@ def replayer(trace: Trace) -> Callable[[Trace, dict], Report]:
         return replay
     raise UserError(
         f'{trace.path}: expected a trace of a world model (with `config`), '
-        f'found algo {algorithm!r}, which is not supported yet')
+        f'LOMPO, drq_bc, drq_cql, bc or infogating, found algo {algorithm!r}; '
+        'see docs/traces.md')
 
 
 def print_reports(reports: Iterable[Report]) -> bool:

@@ -92,7 +92,7 @@ def replay(trace: Trace, changes: Mapping[str, Any]) -> Report:
     """
     report = Report(trace.path.stem)
     config = config_of(trace, changes)
-    init = converted(trace, 'init', config)
+    init = converted(trace, 'init')
     agent = AGENTS[trace.case['algo']](
         config, _rows(trace, 'action').shape[1], Scope(config.seed))
     variables = variables_by_name(agent)
@@ -126,7 +126,7 @@ def replay(trace: Trace, changes: Mapping[str, Any]) -> Report:
             return values_by_name(agent)
         return _doubt(ours, again)
 
-    _compare_weights(ours, converted(trace, 'after', config), init, doubt,
+    _compare_weights(ours, converted(trace, 'after'), init, doubt,
                      report)
     return report
 
@@ -190,7 +190,7 @@ def _compiled(agent, config: Config):
 # Layouts.
 
 
-def converted(trace: Trace, section: str, config: Config) -> Arrays:
+def converted(trace: Trace, section: str) -> Arrays:
     """Variables of a section by our names, in our layouts.
 
     A target critic that is left out of `init` starts as the critic.
@@ -198,7 +198,7 @@ def converted(trace: Trace, section: str, config: Config) -> Arrays:
     found: Arrays = {}
     for name, value in trace.below(section).items():
         if not UNUSED.match(name):
-            found |= _variable(trace, name, value, config)
+            found |= _variable(trace, name, value)
     if section == 'init' and trace.case['algo'].startswith('drq'):
         copies = {f'critic_target/{key.removeprefix("critic/")}': value
                   for key, value in found.items()
@@ -207,8 +207,7 @@ def converted(trace: Trace, section: str, config: Config) -> Arrays:
     return found
 
 
-def _variable(trace: Trace, name: str, value: np.ndarray,
-              config: Config) -> Arrays:
+def _variable(trace: Trace, name: str, value: np.ndarray) -> Arrays:
     layer, _, leaf = name.rpartition('.')
     place = _layer(layer)
     if place is None:
@@ -219,7 +218,7 @@ def _variable(trace: Trace, name: str, value: np.ndarray,
     if leaf == 'bias':
         plain = value.ndim == 1 and _is_norm(layer)
         if name == 'mask_net/mlp.5.bias':
-            value = _regrouped(value[None], 0, _channels(trace, name))[0]
+            value = _regrouped(value, 0, _channels(trace, name))
         return {f'{place}/{"beta" if plain else "bias"}': value}
     if value.ndim == 1:
         return {f'{place}/gamma': value}
@@ -259,12 +258,7 @@ def _channels(trace: Trace, name: str) -> int:
 
 
 def _regrouped(array: np.ndarray, axis: int, channels: int) -> np.ndarray:
-    """A flattened axis from (channel, h, w) to (h, w, channel) order.
-
-    A bias is given as one row and regrouped along it.
-    """
-    if len(array) == 1:
-        axis = 1
+    """A flattened axis from (channel, h, w) to (h, w, channel) order."""
     size = array.shape[axis]
     side = math.isqrt(size // channels)
     order = np.arange(size).reshape(channels, side, side)

@@ -1,8 +1,6 @@
 """Names of the methods and where their classes live.
 
-Adding a method: one file, one preset in configs.yaml, one row here; and its
-name in those tuples below that fit it, and beside the keys that it reads in
-`inert.READERS` (docs/adding_a_method.md).
+docs/adding_a_method.md has the steps of adding one.
 """
 
 from __future__ import annotations

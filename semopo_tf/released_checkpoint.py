@@ -131,7 +131,7 @@ def shapes_of(config: Config, action_size: int) -> dict[str, tuple]:
     """Shapes of all variables a published agent of this configuration has."""
     from dreamerv2_base.nets import variables_by_name
     from semopo_tf.agent import PenalizedAgent
-    if config.separate_wm and not settings.exo_only_weight(config):
+    if config.separate_wm and not settings.exo_only_c(config):
         raise UserError(
             'exo_only_decoder: expected True, found False: every published '
             'two-stream checkpoint has that decoder; give a configuration '

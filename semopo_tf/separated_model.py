@@ -29,7 +29,7 @@ from dreamerv2_base.world_model import (
     open_loop,
     optimizer_of,
 )
-from semopo_tf.settings import exo_only_weight
+from semopo_tf.settings import exo_only_c
 
 
 class MaskDecoder(tf.Module):
@@ -115,11 +115,11 @@ class SeparatedWorldModel(WorldModel):
         data = self.preprocess(batch)
         apart = self.config.backward == 'separate'
         with tf.GradientTape(persistent=apart) as tape:
-            endo, outputs, metrics = self.endogenous_losses(data, draws)
-            exo, exo_feat, found = self.exogenous_losses(data, draws)
+            endo_losses, outputs, metrics = self.endogenous_losses(data, draws)
+            exo_losses, exo_feat, found = self.exogenous_losses(data, draws)
             metrics.update(found)
             image = self.image_loss(
-                lambda endo, exo: self.decoder(endo, exo)['joint'],
+                lambda *feats: self.decoder(*feats)['joint'],
                 outputs['feat'], exo_feat, image=data['image'])
             # Before ℓ_r−, which takes the updated R−.
             with tape.stop_recording():
@@ -127,8 +127,9 @@ class SeparatedWorldModel(WorldModel):
             metrics.update(found)
             dissociation, found = self.dissociation_loss(exo_feat, data)
             metrics.update(found)
-            exo.update(dissociation)
-            endo_loss, exo_loss = self.weighted(endo), total([*exo.values()])
+            exo_losses.update(dissociation)
+            endo_loss = self.weighted(endo_losses)
+            exo_loss = total([*exo_losses.values()])
             # As the released code takes them, the joint decoder's gradient
             # comes out of both passes, and is the same.
             losses = [endo_loss + image, exo_loss + image] if apart else [
@@ -181,17 +182,17 @@ class SeparatedWorldModel(WorldModel):
                 self.exo_rssm.get_dist(prior).entropy()),
             'disen/post_ent': tf.reduce_mean(
                 self.exo_rssm.get_dist(post).entropy())}
-        weight = exo_only_weight(self.config)
-        if weight:
+        c = exo_only_c(self.config)
+        if c:
             alone = self.image_loss(
                 self.exo_only_decoder, feat, image=data['image'])
-            losses['exo_only'] = weight ** 2 * alone
-            metrics['disen/disen_only_image_loss'] = weight * alone
+            losses['exo_only'] = c ** 2 * alone
+            metrics['disen/disen_only_image_loss'] = c * alone
         return losses, feat, metrics
 
     def filter_exogenous(self, data: Batch, draws: Draws,
                          ) -> tuple[State, State]:
-        """Posterior and prior of the exogenous stream."""
+        """Posterior and prior of the exogenous stream, [B, T, ...]."""
         action = data['action']
         if self.config.disen_action_type == 'none':
             action = tf.zeros_like(action)
@@ -257,12 +258,14 @@ class SeparatedWorldModel(WorldModel):
     # What a person looks at.
 
     def decode(self, feat: tf.Tensor) -> tf.Tensor:
-        """Unmasked endogenous mean of features, in [-0.5, 0.5]."""
+        """Unmasked endogenous mean [..., h, w, 3] of features [..., F], in
+        [-0.5, 0.5]."""
         return self.decoder.endogenous(feat)[0]
 
     def video(self, batch: Batch, draws: Draws, filtered: int = 5,
               ) -> dict[str, tf.Tensor]:
-        """Joint, endogenous and exogenous reconstructions and the mask."""
+        """Joint, endogenous and exogenous reconstructions [T, 3h, B·w, 3]
+        (truth, model, error) and the mask [T, h, B·w, 1]."""
         data = self.preprocess(batch)
         endo = open_loop(
             self.encoder, self.rssm, data, draws, 'endo', filtered)
@@ -291,7 +294,7 @@ class SeparatedWorldModel(WorldModel):
         self.decoder = self.decoder_type(
             scope, self.decoder_of(scope / 'endo_decoder', channels),
             self.decoder_of(scope / 'exo_decoder', channels))
-        if exo_only_weight(self.config):
+        if exo_only_c(self.config):
             self.exo_only_decoder = self.decoder_of(
                 scope / 'exo_only_decoder')
 
@@ -299,7 +302,7 @@ class SeparatedWorldModel(WorldModel):
         config = self.config
         super()._build_optimizers(scope)
         modules = [self.exo_encoder, self.exo_rssm, self.decoder]
-        if exo_only_weight(self.config):
+        if exo_only_c(self.config):
             modules.append(self.exo_only_decoder)
         self.exo_optimizer = optimizer_of(
             scope, 'disen', modules, config.model_opt)

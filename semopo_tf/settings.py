@@ -196,9 +196,15 @@ def sampling_of(config: Config) -> str:
     return 'released' if config.replay.incremental else 'random'
 
 
-def exo_only_weight(config: Config) -> float:
-    """c of the term that decodes frames from the exogenous stream alone; 0,
-    and no such decoder, in the paper. Spec section 4."""
+def model_updates(config: Config) -> int:
+    """Updates of the model phase: whole blocks. Spec section 9."""
+    block = config.model_train_steps
+    return -(-config.offline_model_train_steps // block) * block
+
+
+def exo_only_c(config: Config) -> float:
+    """c of the term that decodes frames from the exogenous stream alone, whose
+    weight is c²; 0, and no such decoder, in the paper. Spec section 4."""
     return (config.disen_scales.disen_only
             if config.separate_wm and config.exo_only_decoder else 0.0)
 

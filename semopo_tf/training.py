@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from dreamerv2_base.checkpoint import Checkpoints
 from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.logger import Progress
@@ -194,7 +195,6 @@ class Loop:
                 f'{self.run.path / "failure"}')
 
     def _save_failure(self, phase, name, step) -> None:
-        from dreamerv2_base.checkpoint import Checkpoints
         record: dict[str, Any] = {
             'phase': phase.name, 'update': step, 'metric': name}
         if phase.source is not None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamerv2_base.checkpoint import Live, is_weight, restore
+from dreamerv2_base.checkpoint import Checkpoints, Live, is_weight, restore
 from dreamerv2_base.config import Config
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import values_by_name, variables_by_name
@@ -41,7 +41,7 @@ from semopo_tf.method import (
     expect_frames,
     size_of_actions,
 )
-from semopo_tf.settings import sampling_of, several_starts
+from semopo_tf.settings import model_updates, sampling_of, several_starts
 from semopo_tf.starts import Starts
 
 
@@ -85,7 +85,7 @@ class WorldModelMethod:
             self._starts) else []
         return [
             *first,
-            Phase('model', self.model_updates, self._updates['model'],
+            Phase('model', model_updates(config), self._updates['model'],
                   self._model_source,
                   video_every=config.offline_video_every,
                   start=self._first_update, prepare=tensors),
@@ -93,12 +93,6 @@ class WorldModelMethod:
                   self._agent_source, config.agent_train_steps,
                   video_every=config.offline_video_every, prepare=tensors),
         ]
-
-    @property
-    def model_updates(self) -> int:
-        """Updates of the model phase: whole blocks."""
-        block = self.config.model_train_steps
-        return -(-self.config.offline_model_train_steps // block) * block
 
     def policy(self, observation: Batch, state: Any, key: int,
                ) -> tuple[np.ndarray, Any]:
@@ -167,7 +161,7 @@ class WorldModelMethod:
 
     def _model_source(self, store: EpisodeStore) -> ChunkSampler:
         size, schedule = self.config.offline_model_dataset, self.schedule()
-        notes = schedule.describe(self.model_updates)
+        notes = schedule.describe(model_updates(self.config))
         return self._sampler(store, 'model', size, schedule, notes)
 
     def _starts_source(self, store: EpisodeStore) -> ChunkSampler:
@@ -180,7 +174,7 @@ class WorldModelMethod:
         # The policy phase keeps the window that the model phase ended with;
         # with a given world model, the one a whole model phase ends with.
         size = self.config.offline_train_dataset
-        updates = self.model_updates or RELEASED_PLANNED
+        updates = model_updates(self.config) or RELEASED_PLANNED
         schedule = self.schedule().frozen(updates)
         sampler = self._sampler(store, 'agent', size, schedule)
         if not self.config.cache_embeddings:
@@ -223,7 +217,6 @@ class WorldModelMethod:
             self._load_given_model()
 
     def _load_given_model(self) -> None:
-        from dreamerv2_base.checkpoint import Checkpoints
         folder = Path(self.config.offline_model_loaddir) / 'ckpt'
         if not folder.is_dir():
             raise UserError(

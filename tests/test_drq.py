@@ -123,8 +123,8 @@ def test_g12_an_oracle_meets_the_noise_floor(std, floor):
 
 
 def test_g13_sizes():
-    assert conv_sizes(84, drq_layers()) == [41, 39, 37, 35]
-    assert conv_sizes(84, gating_layers()) == [14, 14, 12, 5]
+    assert conv_sizes(84, drq_layers(32)) == [41, 39, 37, 35]
+    assert conv_sizes(84, gating_layers(128)) == [14, 14, 12, 5]
     assert mask_sizes(84) == [84, 42, 21, 10, 5]
     agent = BCAgent(configured('bc'), 2, Scope(0))
     assert agent.encoder.size == 39200

@@ -148,7 +148,7 @@ def test_the_loss_is_the_formula():
     rng = np.random.default_rng(0)
     inputs = rng.standard_normal((3, 6, STATES + ACTIONS)).astype('f')
     targets = rng.standard_normal((3, 6, 1 + STATES)).astype('f')
-    model.fit_scaler(2 * inputs[0] + 1)
+    model.fit_scaler(2 * inputs[0] + 1, targets[0])
     mean, logvar = (x.numpy() for x in model(tf.constant(inputs)))
     x = (inputs - model.shift.numpy()) / model.scale.numpy()
     for k in range(3):  # each network by itself
@@ -218,7 +218,7 @@ def test_constant_inputs_are_left_alone():
     _, model = ensemble()
     inputs = np.zeros((10, STATES + ACTIONS), np.float32)
     inputs[:, 1] = np.arange(10)
-    model.fit_scaler(inputs + 3)
+    model.fit_scaler(inputs + 3, inputs[:, :1 + STATES])
     np.testing.assert_allclose(
         model.scale, [1, np.std(np.arange(10)), 1, 1, 1], rtol=1e-6)
 

@@ -98,7 +98,6 @@ class LiveRollout(Rollout):
         rewards again.
         """
         self._begun = int(arrays['begun'])
-        self._runs = {}
         slots = [slot for slot in range(self._envs)
                  if f'{slot}/number' in arrays]
         goals = {slot: arrays[f'{slot}/action'] for slot in slots}

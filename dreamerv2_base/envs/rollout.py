@@ -82,8 +82,8 @@ class Rollout:
       timeout: seconds after which a silent child counts as hanging.
     """
 
-    def __init__(self, make_env: Callable[[], Any], envs: int = 10,
-                 workers: int = 2, timeout: float = 120.0):
+    def __init__(self, make_env: Callable[[], Any], envs: int,
+                 workers: int, timeout: float = 120.0):
         if envs < 1 or workers < 1:
             raise UserError(
                 f'rollout: expected at least one environment and one process,'

@@ -21,7 +21,7 @@ MARGIN = 1e-6
 Layer = tuple[int, int, int]  # filters, kernel, stride
 
 
-def drq_layers(filters: int = 32) -> list[Layer]:
+def drq_layers(filters: int) -> list[Layer]:
     """The encoder's convolutions: 84 -> 41 -> 39 -> 37 -> 35 (G13)."""
     return [(filters, 3, 2)] + [(filters, 3, 1)] * 3
 

@@ -28,7 +28,7 @@ DOWN_WIDTHS, UP_WIDTHS = (1, 1, 2, 2, 2), (2, 2, 1, 1, 1)
 GROUPS = 8
 
 
-def gating_layers(filters: int = 128) -> list[Layer]:
+def gating_layers(filters: int) -> list[Layer]:
     """The encoder's convolutions: 84 -> 14 -> 14 -> 12 -> 5 (G13)."""
     return [(filters, 6, 6), (filters, 1, 1), (filters, 3, 1),
             (2 * filters, 4, 2)]
@@ -116,7 +116,7 @@ class MaskNetwork(tf.Module):
     """
 
     def __init__(self, scope: Scope, image: tuple[int, int], frames: int,
-                 filters: int = 32, units: int = 128):
+                 filters: int, units: int):
         super().__init__()
         side, channels = image
         self._sides = mask_sizes(side)
@@ -234,7 +234,7 @@ class Energy(tf.Module):
     """
 
     def __init__(self, scope: Scope, feature: int, action_size: int,
-                 units: int = 256):
+                 units: int):
         super().__init__()
         self._hidden = Linear(
             scope / 'hidden', 2 * feature + action_size, units, bias=False)

@@ -197,9 +197,10 @@ class LompoModel(WorldModel):
     def rollout(self, actor: Actor, start: State, draws: Draws) -> Rows:
         """Penalised transitions of `imag_horizon` steps from N states.
 
-        a = clip(actor(f) + N(0, expl_amount²), −1, 1); one head drawn for all
-        rows gives the next state; the reward is the head's on the next
-        feature minus λ u, u by all K heads. Baselines 2.4, 2.5.
+        a = clip(actor(f) + N(0, expl_amount²), −1, 1); one member of the
+        ensemble, drawn for all rows, gives the next state; the reward is the
+        reward head's at the next feature, minus λ u, u by all K members.
+        Baselines 2.4, 2.5.
 
         Args:
           actor: features [N, F] -> actions [N, A] in [-1, 1].

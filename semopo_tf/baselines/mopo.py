@@ -186,7 +186,7 @@ class MOPO:
                   'ended training; more may help', file=sys.stderr)
 
     def update_agent(self, batch: Batch, step: int) -> dict[str, Any]:
-        """One SAC update, 5 % data and 95 % imagined rows.
+        """One SAC update, a share `mopo.real_share` of data, the rest imagined.
 
         Before it, every `mopo.rollout_every`: a new round in the pool.
         `batch` holds the places (see MixedPlaces).

@@ -116,17 +116,13 @@ class DynamicsEnsemble(tf.Module):
         return [v for layer in self._layers
                 for v in (layer.kernel, layer.bias)]
 
-    def fit_scaler(self, inputs: np.ndarray,
-                   targets: np.ndarray | None = None) -> None:
+    def fit_scaler(self, inputs: np.ndarray, targets: np.ndarray) -> None:
         """Standardise by the mean and std of the training rows [n, S+A].
 
         Targets [n, 1 + S] are read with `scale_targets` alone.
         """
         pairs = [(self.shift, self.scale, inputs)]
         if self._settings.scale_targets:
-            if targets is None:
-                raise ValueError('fit_scaler: expected targets, which '
-                                 'mopo.scale_targets needs, found None')
             pairs.append((self.target_shift, self.target_scale, targets))
         for shift, scale, rows in pairs:
             std = rows.std(0, dtype=np.float64)

@@ -27,7 +27,7 @@ class TorchAdam(tf.Module):
 
     def __init__(self, scope: Scope, name: str,
                  variables: Mapping[str, tf.Variable], lr: float,
-                 eps: float = 1e-8):
+                 eps: float):
         super().__init__()
         self.label, self._lr, self._eps = name, lr, eps
         self._targets = dict(sorted(variables.items()))

@@ -16,7 +16,7 @@ from dreamerv2_base.noise import generator
 from dreamerv2_base.replay import ChunkSampler
 from dreamerv2_base.store import EpisodeStore
 from semopo_tf.conservative import schedule_from
-from semopo_tf.settings import sampling_of
+from semopo_tf.settings import model_updates, sampling_of
 
 Arrays = dict[str, np.ndarray]
 
@@ -42,8 +42,7 @@ def entropy(config: Config, store: EpisodeStore, seed: int) -> Arrays:
     block = (config.sampling_epoch_updates
              if schemes['conservative'] == 'paper'
              else config.sampling_grow_updates)
-    trained = -(-config.offline_model_train_steps
-                // config.model_train_steps) * config.model_train_steps
+    trained = model_updates(config)
     epochs = max(1, min(EPOCHS, trained // block))
     actions = np.concatenate([
         store.slice(number, 0, int(rows))['action']

@@ -252,8 +252,8 @@ class Evidence:
         columns: dict[str, list[np.ndarray]] = {name: [] for name in systems}
         for name in self.sets(item):
             problem = self._incomplete(item, systems, name, episodes)
-            scale = None if problem else self.range(self.task(name))
-            if scale is None:
+            span = None if problem else self.range(self.task(name))
+            if span is None:
                 notes.append(f'{name} ({problem or NO_RANGE})')
                 continue
             joined.append(name)
@@ -261,7 +261,7 @@ class Evidence:
                 returns = [row.returns for row in self.runs(system, name)]
                 values = (np.ravel(returns) if episodes else
                           np.array([np.mean(one) for one in returns]))
-                columns[system].append(scale.mean(values))
+                columns[system].append(span.mean(values))
         if not joined:
             return {}, [], notes
         if any(len(set(map(len, some))) > 1 for some in columns.values()):

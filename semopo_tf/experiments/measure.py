@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dreamerv2_base.config import Config
+from dreamerv2_base.config import Config, parse_flags
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.files import expect_writable, whole
 from dreamerv2_base.logger import read_record
@@ -108,7 +108,6 @@ class TrainedRun:
 
     def __init__(self, folder: Path, rest: Sequence[str] = (),
                  seed: int = 0):
-        from dreamerv2_base.config import parse_flags
         from semopo_tf import commands
         self.folder, self.seed = Path(folder), seed
         self.config = settings.check(commands.run_config(self.folder).update(

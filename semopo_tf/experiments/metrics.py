@@ -70,15 +70,15 @@ def published_style(task: str, system: str, mean: float, std: float | None,
     the standard deviation like a mean, so does this. Returns (mean, std), or
     None for a task without published constants.
     """
-    scale = published_range(task)
-    if scale is None:
+    span = published_range(task)
+    if span is None:
         return None
     if task == 'car_racing':
-        scale = Range(CAR_PUBLISHED_MINIMUM, scale.high)
+        span = Range(CAR_PUBLISHED_MINIMUM, span.high)
     if std is not None:
-        std = (abs(scale.mean(std)) if affine_std(task, system)
-               else scale.std(std))
-    return scale.mean(mean), std
+        std = (abs(span.mean(std)) if affine_std(task, system)
+               else span.std(std))
+    return span.mean(mean), std
 
 
 def affine_std(task: str, system: str) -> bool:

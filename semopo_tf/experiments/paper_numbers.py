@@ -74,16 +74,16 @@ class PaperNumbers:
         information is then not known.
         """
         task = _task(name)
-        scale = metrics.published_range(task) if task else None
-        if task is None or scale is None:
+        span = metrics.published_range(task) if task else None
+        if task is None or span is None:
             return UNKNOWN
         raw = self.cell('table5', name, system)
         printed = self.cell('table1', name, system)
-        mean = (scale.mean(raw.mean) if raw.mean is not None
-                else _unmapped(printed.mean, task, scale))
+        mean = (span.mean(raw.mean) if raw.mean is not None
+                else _unmapped(printed.mean, task, span))
         std = printed.std if not metrics.affine_std(task, system) else None
         if raw.std is not None:
-            std = scale.std(raw.std)
+            std = span.std(raw.std)
         return Number(mean, std)
 
     def remarks(self, name: str, system: str) -> list[str]:
@@ -139,12 +139,12 @@ def load(path: Path | None = None) -> PaperNumbers:
 # Pieces.
 
 
-def _unmapped(mean: float | None, task: str, scale: metrics.Range,
+def _unmapped(mean: float | None, task: str, span: metrics.Range,
               ) -> float | None:
     if mean is None or task != 'car_racing':
         return mean
     low = metrics.CAR_PUBLISHED_MINIMUM
-    return scale.mean(mean * (scale.high - low) + low)
+    return span.mean(mean * (span.high - low) + low)
 
 
 def _task(name: str) -> str | None:

@@ -162,13 +162,12 @@ class RayPool:
             except OSError:
                 self._lost()
 
-    def _end(self, seconds: float) -> int | None:
-        """End the driver, by force when it takes longer; its exit code."""
+    def _end(self, seconds: float) -> None:
+        """End the driver, by force when it takes longer."""
         process, self._process = self._process, None
         if process is None:
-            return None
+            return
         process.join(seconds)
         process.kill()
         process.join()
         self._pipe.close()
-        return process.exitcode

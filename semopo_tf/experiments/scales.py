@@ -1,7 +1,8 @@
 """Sizes at which the grid runs: one code path, other numbers.
 
-Every number is a preset of configs.yaml; here it is only said which presets a
-scale applies after a method's own. `released` and `paper` are the full size
+Numbers are presets of configs.yaml, but for those that depend on the task or
+are a scale's own (`overrides_of`); here it is said which presets a scale
+applies after a method's own. `released` and `paper` are the full size
 (semopo.md section 11); `mini` is for hours on two cores, `demo` for minutes.
 """
 

@@ -94,7 +94,6 @@ class Sweep:
         Raises Interrupted after Ctrl-C, SIGTERM or SIGHUP, when every run
         has saved.
         """
-        adopt(self.jobs, self.store)
         for job in unfinished(self.jobs, self.store):
             self.waiting[job.cell.name] = job
         self.done = [job.cell.name for job in self.jobs
@@ -154,14 +153,12 @@ class Sweep:
                 self.waiting.pop(job.cell.name, None)
 
 
-def adopt(jobs: Sequence[Job], store: ResultStore) -> int:
+def adopt(jobs: Sequence[Job], store: ResultStore) -> None:
     """Put rows into the store that a sweep wrote but did not get to keep."""
-    before = store.finished()
     for job in jobs:
         for row in runner.left_behind(job):
             if not keep(row, store):
                 print(f'warning: {other_returns(row)}', file=sys.stderr)
-    return len(store.finished() - before)
 
 
 def keep(row: Row, store: ResultStore) -> bool:

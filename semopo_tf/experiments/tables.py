@@ -36,8 +36,8 @@ STD = {False: 'population (divided by the number of seeds)',
 
 VIDEOS = ('table1', 'table2', 'table5')  # behind the robot, in the paper
 FEW = ('Of fewer than 4 runs an interval holds the true value less often '
-       'than 95 %: of 2 on one set it is their range, which does so half the '
-       'time.')
+       'than 95 %: of 2 on one set it is their range, which does so about '
+       'half the time.')
 RAW = 'raw'  # behind a return that could not be normalised
 
 
@@ -107,8 +107,8 @@ def table1(evidence: Evidence, paper: PaperNumbers, style: Style) -> Table:
     notes.append('Corrected: by the right formula from Table 5 where that is '
                  "known here; else the printed mean with Car Racing's S_min "
                  'put right. The difference is ours − corrected.')
-    if any(scale and scale.source != 'published'
-           for scale in ranges.values()):
+    if any(span and span.source != 'published'
+           for span in ranges.values()):
         notes.append('Where the range is that of the data, the difference is '
                      'that of our returns normalised with the published '
                      'range; – where there is none.')
@@ -169,10 +169,10 @@ MAKERS: dict[str, Callable[[Evidence, PaperNumbers, Style], Table]] = {
 
 # Entries.
 
-Key = tuple[str, str, str]  # set, system, variant
+CellKey = tuple[str, str, str]  # set, system, variant
 
 
-def _keys(table: str, evidence: Evidence) -> list[Key]:
+def _keys(table: str, evidence: Evidence) -> list[CellKey]:
     return [(name, system, variant) for name in evidence.sets(table)
             for variant in grid.ITEMS[table].variants
             for system in evidence.systems(table)]
@@ -215,12 +215,12 @@ def _in_the_paper(system: str) -> str:
     return grid.base(system).removesuffix(' (paper)')
 
 
-def _scaled(raw: metrics.Summary | None, scale: metrics.Range | None,
+def _scaled(raw: metrics.Summary | None, span: metrics.Range | None,
             ) -> Number:
-    if raw is None or scale is None:
+    if raw is None or span is None:
         return UNKNOWN
-    return Number(scale.mean(raw.mean),
-                  None if raw.std is None else scale.std(raw.std))
+    return Number(span.mean(raw.mean),
+                  None if raw.std is None else span.std(raw.std))
 
 
 # Blocks.
@@ -236,7 +236,7 @@ def _raw_table(name: str, evidence: Evidence, paper: PaperNumbers,
 
 
 def _paper_layout(caption: str, table: str, evidence: Evidence,
-                  entries: dict[Key, Entry], digits: int,
+                  entries: dict[CellKey, Entry], digits: int,
                   ranges: Mapping[str, metrics.Range | None] | None = None,
                   ) -> Block:
     """A line per set (and variant), a column per system.
@@ -251,15 +251,16 @@ def _paper_layout(caption: str, table: str, evidence: Evidence,
             cells = [entries[name, system, variant] for system in systems]
             first = [Value(_label(name, variant, len(variants) > 1))]
             if ranges is not None:
-                scale = ranges[name]
-                first.append(Value(scale.source if scale else 'none known'))
+                span = ranges[name]
+                first.append(Value(span.source if span else 'none known'))
             lines.append((*first, *(_ours(entry, digits) for entry in cells)))
     words = ('set',) if ranges is None else ('set', 'range')
     return Block(caption, (*words, *systems), tuple(lines), len(words))
 
 
-def _against_paper(evidence: Evidence, entries: dict[Key, Entry], digits: int,
-                   corrected: bool = False, published: bool = False,
+def _against_paper(evidence: Evidence, entries: dict[CellKey, Entry],
+                   digits: int, corrected: bool = False,
+                   published: bool = False,
                    ) -> Block:
     """A line per cell: ours, n, the paper's, corrected, the difference."""
     several = len({variant for _, _, variant in entries}) > 1
@@ -340,9 +341,9 @@ def _constants(evidence: Evidence) -> Block:
         used = evidence.range(task)
         theirs = metrics.published_range(task) if task else None
         lines.append((Value(task or NONE), *(
-            Value(NONE if scale is None else
-                  f'{fixed(scale.low, 1)} to {fixed(scale.high, 1)}')
-            for scale in (used, theirs)), Value(used.source if used else
+            Value(NONE if span is None else
+                  f'{fixed(span.low, 1)} to {fixed(span.high, 1)}')
+            for span in (used, theirs)), Value(used.source if used else
                                                 NONE)))
     return Block('S_min to S_max', ('task', 'used', 'published', 'source'),
                  tuple(lines))
