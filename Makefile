@@ -42,8 +42,9 @@ demo: $(READY)
 	$(PY) run.py collect --configs demo
 	$(PY) run.py train --configs demo
 
+# One process on a GPU: its tests measure the card and share it themselves.
 test: $(READY)
-	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m '$(MARK)' $(TESTS)
+	$(PY) -m pytest -n $(if $(filter gpu,$(MARK)),1,2) --dist loadfile --no-loadscope-reorder -m '$(MARK)' $(TESTS)
 
 lint: $(READY)
 	$(PY) -m ruff check .

@@ -2,8 +2,9 @@
 
 A draw is a pure function of (seed, purpose, site, counter): the same run from
 the same seed gives the same numbers on resume, whatever happened in between.
-`purpose` names what is drawn for (a phase, films, acting), `site` the place in
-the computation, `counter` the update. Recorded draws take the place of ours in
+(With `jit: xla` it is another one: XLA has its own generator.) `purpose` names
+what is drawn for (a phase, films, acting), `site` the place in the computation,
+`counter` the update. Recorded draws take the place of ours in
 parity tests. NumPy's draws come from `generator` or, where they belong to a
 phase and a step, from `replay.batch_generator`; backgrounds, environments and
 collected data seed generators of their own.

@@ -128,10 +128,15 @@ def prepare_devices(deterministic: bool = True) -> list[str]:
     """
     devices = tf.config.list_physical_devices('GPU')
     for device in devices:
-        # In use already (a policy loaded into someone's own program): then
-        # its user has decided.
-        with contextlib.suppress(RuntimeError):
+        try:
             tf.config.experimental.set_memory_growth(device, True)
+        except RuntimeError:
+            # In use already (a policy loaded into someone's own program):
+            # then its user has decided, or did not know.
+            if not tf.config.experimental.get_memory_growth(device):
+                print(f'warning: {device.name} was in use before its memory '
+                      'could be let grow on demand: TensorFlow takes all of '
+                      'it', file=sys.stderr)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
         # The first makes a + b + c a sum in no fixed order (see sums.py); the

@@ -178,7 +178,7 @@ def check_speed(config: Config, agent: Any, devices: list[str],
     batch.
     """
     from dreamerv2_base.noise import CounterDraws
-    from dreamerv2_base.tf import CountedGraph, tensors, tf
+    from dreamerv2_base.tf import CountedGraph, tensors
     size = config.offline_model_dataset
     batch = max(1, size.batch // 16) if not devices else size.batch
     rng = np.random.default_rng(0)
@@ -200,9 +200,18 @@ def check_speed(config: Config, agent: Any, devices: list[str],
         hours = again * count / 3600 * size.batch / batch
         found.say(f'  {count:,} at batch {size.batch}: about {hours:,.1f} h, '
                   'if time grows with the batch')
+    _say_peak(devices, found)
+
+
+def _say_peak(devices: list[str], found: Findings) -> None:
+    """The most memory that was held: of the GPU, or of this process."""
+    from dreamerv2_base.tf import tf
     if devices:
         peak = tf.config.experimental.get_memory_info('GPU:0')['peak']
         found.say(f'peak of GPU memory: {peak / memory.GIB:.1f} GiB')
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        found.say(f'peak of this process: {peak / memory.GIB:.1f} GiB')
 
 
 def check_memory(config: Config, weights: int, devices: list[str],
@@ -262,12 +271,11 @@ def check_pixel_method(config: Config, devices: list[str], found: Findings,
     except NoRoomError as error:
         found.problems.append(str(error))
         return
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     found.say(f'update, batch {size}: {again:.2f} s (first, with tracing: '
-              f'{first:.0f} s); peak of this process {peak / memory.GIB:.1f} '
-              'GiB')
+              f'{first:.0f} s)')
     found.say(f'  {config.steps:,} updates: about '
               f'{again * config.steps / 3600:,.1f} h')
+    _say_peak(devices, found)
 
 
 def check_disk(config: Config, found: Findings) -> None:

@@ -16,6 +16,9 @@ def pytest_configure(config):
     # Every worker would take a whole card, and TF32 is no float32.
     if config.getoption('markexpr') != 'gpu':
         os.environ['CUDA_VISIBLE_DEVICES'] = '-1'
+    else:
+        from dreamerv2_base.tf import prepare_devices
+        prepare_devices()
 
 
 def sines(shape, a, b, amp=1.0):

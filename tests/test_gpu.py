@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -80,5 +81,8 @@ def test_two_processes_share_a_card():
     commands = [[sys.executable, str(ROOT / 'run.py'), 'doctor', '--configs',
                  'debug', '--require_gpu', 'True', '--task',
                  'dmc_cartpole_swingup'] for _ in range(2)]
-    running = [subprocess.Popen(command, cwd=ROOT) for command in commands]
+    # As the runs of a sweep have it (`runner.environment`).
+    env = {**os.environ, 'TF_GPU_ALLOCATOR': 'cuda_malloc_async'}
+    running = [subprocess.Popen(command, cwd=ROOT, env=env)
+               for command in commands]
     assert [process.wait(600) for process in running] == [0, 0]

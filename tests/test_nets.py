@@ -8,12 +8,14 @@ import pytest
 from dreamerv2_base.nets import MLP, Conv, ConvTranspose, Dense, Scope
 
 
-@pytest.mark.parametrize(('layer', 'shape', 'fans'), [
-    (Dense(Scope(0, 'd'), 300, 40), (300, 40), 300 + 40),
-    (Conv(Scope(0, 'c'), 24, 40, 4), (4, 4, 24, 40), 16 * (24 + 40)),
-    (ConvTranspose(Scope(0, 't'), 24, 40, 6), (6, 6, 40, 24), 36 * (24 + 40)),
+# Made in the test, not here: a variable would take a GPU while pytest collects.
+@pytest.mark.parametrize(('kind', 'sizes', 'shape', 'fans'), [
+    (Dense, (300, 40), (300, 40), 300 + 40),
+    (Conv, (24, 40, 4), (4, 4, 24, 40), 16 * (24 + 40)),
+    (ConvTranspose, (24, 40, 6), (6, 6, 40, 24), 36 * (24 + 40)),
 ])
-def test_kernels_are_glorot_uniform_and_biases_zero(layer, shape, fans):
+def test_kernels_are_glorot_uniform_and_biases_zero(kind, sizes, shape, fans):
+    layer = kind(Scope(0, 'layer'), *sizes)
     kernel, limit = layer.kernel.numpy(), np.sqrt(6 / fans)
     assert kernel.shape == shape
     assert 0.98 * limit < np.abs(kernel).max() <= limit * (1 + 1e-6)

@@ -91,7 +91,8 @@ def test_how_a_full_device_is_known(error, full):
     assert is_full(error) == full
 
 
-def test_a_device_in_use_is_left_as_it_is(monkeypatch):
+@pytest.mark.parametrize('grows', [True, False])
+def test_a_device_in_use_is_left_as_it_is(monkeypatch, capsys, grows):
     def used(*_):
         raise RuntimeError('Physical devices cannot be modified')
 
@@ -100,7 +101,10 @@ def test_a_device_in_use_is_left_as_it_is(monkeypatch):
     monkeypatch.setattr(tf.config.experimental, 'set_memory_growth', used)
     monkeypatch.setattr(tf.config.experimental, 'get_device_details',
                         lambda _: {'device_name': 'a card'})
+    monkeypatch.setattr(tf.config.experimental, 'get_memory_growth',
+                        lambda _: grows)
     assert prepare_devices() == ['a card']
+    assert ('GPU:0 was in use' in capsys.readouterr().err) != grows
 
 
 def test_only_the_absence_of_a_gpu_is_not_passed_on():
