@@ -44,6 +44,7 @@ def make_jobs(out, systems=('SeMOPO', 'BC'), seeds=(0, 1), **changes):
 
 def run(jobs, store, slots=2, retries=1, pool=None):
     watcher = Silent()
+    sweep.adopt(jobs, store)
     failed = sweep.Sweep(jobs, store, pool or sweep.LocalPool(slots, WORK),
                          watcher, retries).run()
     return failed, watcher.seen
