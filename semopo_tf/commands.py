@@ -259,6 +259,13 @@ def run_config(folder: Path) -> Config:
     return settings.check(settings.saved(path))
 
 
+def _computing(record: dict[str, Any]) -> str:
+    """What a run's last bits depend on, of its versions.json."""
+    devices = ', '.join(record['devices'])
+    return f'CPU (threads: {record["threads"]})' if (
+        devices == 'CPU') else devices
+
+
 def record_start(run, config: Config, store, presets: list[str],
                  notes: list[str], devices: list[str]) -> None:
     """Write what the run was started with into its folder."""
@@ -268,11 +275,11 @@ def record_start(run, config: Config, store, presets: list[str],
     found = versions(devices)
     path = run.path / 'versions.json'
     before = read_record(path) if path.exists() else found
-    if before['devices'] != found['devices']:
-        print('warning: this run was begun on '
-              f'{", ".join(before["devices"])}, and goes on on '
-              f'{", ".join(found["devices"])}: its numbers are those of '
-              'neither alone', file=sys.stderr)
+    before.setdefault('threads', found['threads'])  # not in older records
+    first, now = _computing(before), _computing(found)
+    if first != now:
+        print(f'warning: this run was begun on {first}, and goes on on {now}: '
+              'its numbers are those of neither alone', file=sys.stderr)
     run.write('versions.json', found)
     run.write('warnings.json', notes)
     changed = config.difference(settings.presets().defaults)

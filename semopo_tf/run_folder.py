@@ -99,9 +99,17 @@ def versions(devices: list[str]) -> dict[str, Any]:
             found[package] = None
     found['python'] = platform.python_version()
     found['devices'] = devices or ['CPU']
-    found['cores'] = os.cpu_count()
+    found['cores'], found['threads'] = os.cpu_count(), threads()
     found['commit'], found['dirty'] = commit()
     return found
+
+
+def threads() -> int:
+    """Threads that an operation is computed with: the order of its sums, and
+    so the last bits of a run on a CPU, depends on it."""
+    given = os.environ.get('TF_NUM_INTRAOP_THREADS', '')
+    return int(given) if given.isdigit() and int(given) else len(
+        os.sched_getaffinity(0))
 
 
 def commit() -> tuple[str | None, bool | None]:

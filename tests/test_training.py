@@ -13,7 +13,14 @@ from dreamerv2_base.checkpoint import Checkpoints
 from dreamerv2_base.errors import NoRoomError, UserError
 from dreamerv2_base.store import open_store
 from dreamerv2_base.tf import tf
-from semopo_tf import commands, evaluation, registry, settings, training
+from semopo_tf import (
+    commands,
+    evaluation,
+    registry,
+    run_folder,
+    settings,
+    training,
+)
 from semopo_tf.evaluation import Evaluation
 from semopo_tf.experiments import runner
 from semopo_tf.method import Phase
@@ -219,14 +226,35 @@ def test_parity_is_compared_without_tf32():
     assert not tf.config.experimental.tensor_float_32_execution_enabled()
 
 
+@pytest.mark.parametrize(('devices', 'threads', 'said'), [
+    (['RTX 3090'], '1', 'begun on CPU (threads: 1), and goes on on RTX 3090'),
+    ([], '3', 'begun on CPU (threads: 1), and goes on on CPU (threads: 3)')])
 def test_a_run_that_goes_on_on_another_device_says_so(
-        store, tmp_path, capsys):
+        store, tmp_path, capsys, monkeypatch, devices, threads, said):
     config = configured(tmp_path / 'run')
     with RunFolder(config) as run:
-        for devices in ([], [], ['RTX 3090']):
+        for now, count in ([], '1'), ([], '1'), (devices, threads):
             assert 'warning' not in capsys.readouterr().err
-            commands.record_start(run, config, store, [], [], devices)
-    assert 'begun on CPU, and goes on on RTX 3090' in capsys.readouterr().err
+            monkeypatch.setenv('TF_NUM_INTRAOP_THREADS', count)
+            commands.record_start(run, config, store, [], [], now)
+    assert said in capsys.readouterr().err
+
+
+def test_a_record_without_threads_is_no_other_machine(store, tmp_path, capsys):
+    config = configured(tmp_path / 'run')
+    with RunFolder(config) as run:
+        run.write('versions.json', {'devices': ['CPU']})
+        commands.record_start(run, config, store, [], [], [])
+    assert 'warning' not in capsys.readouterr().err
+
+
+def test_threads_are_those_of_tensorflow(monkeypatch):
+    monkeypatch.setenv('TF_NUM_INTRAOP_THREADS', '3')
+    assert run_folder.threads() == 3
+    for value in ('0', ''):  # as many as this process may use
+        monkeypatch.setenv('TF_NUM_INTRAOP_THREADS', value)
+        monkeypatch.setattr(os, 'sched_getaffinity', lambda _: {0, 2, 5, 7})
+        assert run_folder.threads() == 4
 
 
 def test_waiting_for_data_is_told_once(store, tmp_path, capsys):
