@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from dreamerv2_base.checkpoint import Checkpoints, Live, restore
+from dreamerv2_base.checkpoint import Checkpoints, Live, is_weight, restore
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.tf import tf
 
@@ -115,3 +115,11 @@ def test_arrays_lie_as_numpy_writes_them(ckpt, tmp_path):
     with np.load(path) as ours, np.load(tmp_path / 'numpy.npz') as theirs:
         assert ours.files == theirs.files
         assert all(ours[k].dtype == theirs[k].dtype for k in ours.files)
+
+
+def test_neither_optimizers_nor_loss_scales_are_weights():
+    names = {'behavior/actor/out/kernel': True, 'behavior/log_lambda': True,
+             'world_model/optimizer/model/count': False,
+             'world_model/loss_scale/scale': False,
+             'behavior/actor_loss_scale/good': False}
+    assert {name: is_weight(name) for name in names} == names

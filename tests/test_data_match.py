@@ -105,6 +105,18 @@ def test_rows_in_another_order_are_told(tmp_path):
     assert '1 of 1 episodes' in note
 
 
+def test_episodes_of_all_of_the_data_are_looked_at(tmp_path):
+    """Of five the last one alone has its rows in another order."""
+    folder = make_folder(tmp_path / 'mine', 4)
+    late = make_episode(9)
+    for key in ('action', 'reward'):
+        late[key] = np.roll(late[key], -1, 0)
+    write_episode(folder, late, 9, f'{9:032x}')
+    config = config_of('--offline_dir', str(folder))
+    assert [note for note in data_match.episode_notes(
+        config, open_store([folder])) if note.startswith('rows')]
+
+
 def test_collected_data_say_how_they_were_rendered(tmp_path):
     spec = EnvSpec('dmcdrv_walker_walk', video_dir='procedural')
     environment = describe_env('dmcdrv_walker_walk')

@@ -28,6 +28,8 @@ from semopo_tf.baselines.drq_cql import (
 )
 from semopo_tf.baselines.drq_data import upscale
 from semopo_tf.baselines.drq_nets import (
+    Linear,
+    PixelEncoder,
     Trunk,
     conv_sizes,
     drq_layers,
@@ -93,6 +95,14 @@ def test_g9_conservative_term(S):
         .381177, rel=2e-6)
 
 
+def test_the_conservative_term_at_another_temperature():
+    found = conservative_term(
+        tf.constant([1.0, 3.0]), [tf.constant([[0.0, 2.0], [2.0, 4.0]])],
+        10.0, 2.0)
+    # 2 ln(1 + e) = 2.626523 and 2 + 2.626523; their mean less 2.
+    np.testing.assert_allclose(found, 10 * (3.626523 - 2), rtol=1e-6)
+
+
 def test_g10_cloning_actor_loss(S):
     q, action, data = (tf.constant(x) for x in (
         S((2,), .7, .4, 2), S((2, 3), .7, .3, .5), S((2, 3), .4, 1.0, .5)))
@@ -128,6 +138,17 @@ def test_g13_sizes():
     assert mask_sizes(84) == [84, 42, 21, 10, 5]
     agent = BCAgent(configured('bc'), 2, Scope(0))
     assert agent.encoder.size == 39200
+
+
+def test_kernels_are_orthogonal_and_those_of_convolutions_longer():
+    encoder = PixelEncoder(Scope(0, 'e'), (84, 9), drq_layers(8))
+    dense = Linear(Scope(0, 'd'), 40, 8)
+    # Squares of lengths: a convolution's gain is √2, for its ReLU.
+    for kernel, square in ((dense.kernel, 1), *(
+            (kernel, 2) for kernel in encoder._kernels)):
+        flat = kernel.numpy().reshape(-1, 8)
+        np.testing.assert_allclose(
+            flat.T @ flat, square * np.eye(8), atol=1e-5)
 
 
 # Traps.

@@ -8,7 +8,7 @@ import pytest
 from dreamerv2_base.noise import CounterDraws
 from dreamerv2_base.store import open_store
 from dreamerv2_base.tf import tf
-from semopo_tf import settings
+from semopo_tf import embeddings, settings
 from semopo_tf.world_model_method import WorldModelMethod
 from tests.helpers import make_folder
 
@@ -40,6 +40,16 @@ def test_batches_are_those_of_the_sampler_with_embeddings(store, tmp_path):
         np.testing.assert_allclose(fast['embed'], embed, atol=1e-5)
         np.testing.assert_array_equal(
             source.video_batch(step)['image'], slow['image'])
+
+
+def test_data_may_be_longer_than_a_block(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(embeddings, 'BLOCK', 8)  # episodes have 30 rows
+    made = method(store, tmp_path)
+    source = made.phases()[1].source(store)
+    batch, images = source.batch(0), source.video_batch(0)
+    world_model = made.agent.world_model
+    embed = world_model.encoder(world_model.preprocess(images)['image'])
+    np.testing.assert_allclose(batch['embed'], embed, atol=1e-5)
 
 
 def test_policy_update_is_the_same_within_rounding(store, tmp_path):
@@ -104,3 +114,16 @@ def test_policies_learn_from_the_window_the_model_ended_with(tmp_path):
     world_model = made.agent.world_model
     embed = world_model.encoder(world_model.preprocess(images)['image'])
     np.testing.assert_allclose(batch['embed'], embed, atol=1e-5)
+
+
+def test_with_a_given_model_the_window_is_that_of_a_whole_model_phase(
+        tmp_path):
+    """15 episodes, 10 at the start: 250 blocks later all but the last."""
+    store = open_store([make_folder(tmp_path / 'data', count=15, actions=2)])
+    made = method(
+        store, tmp_path, '--sampling', 'released', '--cache_embeddings',
+        'False', '--offline_model_train_steps', '0')
+    source = made.phases()[-1].source(store)
+    drawn = {int(number) for step in range(50)
+             for number in source.indices(step)[0]}
+    assert drawn == set(np.argsort(store.returns)[:14])

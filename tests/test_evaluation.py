@@ -34,6 +34,24 @@ def test_every_wave_of_an_evaluation_has_draws_of_its_own():
     assert min(second - first, third - second) > 10 ** 6
 
 
+def test_every_evaluation_starts_from_episodes_of_its_own(monkeypatch):
+    seeds = []
+
+    class Rollout:
+        def __init__(self, *_):
+            pass
+
+        def run(self, policy, episodes, seed, keep):
+            seeds.append(seed)
+            return []
+
+    monkeypatch.setattr(evaluation, 'Rollout', Rollout)
+    evaluator = Evaluator(resolved('bc'))
+    for key in (7, 8, 2 ** 31 + 9):  # a simulator's seeds have 31 bits
+        evaluator.run(Keys(), 2, key)
+    assert seeds == [7, 8, 9]
+
+
 def resolved(*names, seed='3'):
     return settings.resolve(['--configs', *names, '--seed', seed])[0]
 

@@ -15,11 +15,12 @@ from semopo_tf.experiments import evidence as evidence_module
 from semopo_tf.experiments import (
     figure_style,
     figures,
+    figures_curves,
     figures_learning,
     figures_masks,
     page,
 )
-from semopo_tf.experiments.evidence import Evidence
+from semopo_tf.experiments.evidence import Curve, Evidence
 from semopo_tf.experiments.results import Row
 
 RECORDS = [
@@ -101,6 +102,14 @@ def test_a_run_that_ends_before_the_others_is_said(tmp_path):
     assert figures_learning.learning(evidence).notes[1:] == [
         'walker walk, random, SeMOPO: from step 1000 on the mean is of 1 of 2 '
         'runs.']
+
+
+def test_the_band_of_a_mean_curve_is_the_population_deviation():
+    curves = [Curve(np.array([0.0, 10.0]), np.array([1.0, 5.0])),
+              Curve(np.array([0.0]), np.array([3.0]))]
+    found = figures_curves.mean_curve(curves)
+    # Of 1 and 3, then of 5 alone.
+    np.testing.assert_allclose(found, [[0, 10], [2, 5], [1, 0]])
 
 
 def test_runs_without_records_are_counted(tmp_path):

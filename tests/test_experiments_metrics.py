@@ -130,6 +130,14 @@ def test_profiles_are_rliables_own():
                                atol=1e-12)
 
 
+def test_a_profile_does_not_depend_on_the_other_systems():
+    thresholds = np.linspace(0, 1, 11)
+    alone, = metrics.profiles({'x': X}, thresholds, 5, 100).values()
+    beside = metrics.profiles({'y': Y, 'x': X}, thresholds, 5, 100)['x']
+    np.testing.assert_array_equal(beside.low, alone.low)
+    np.testing.assert_array_equal(beside.high, alone.high)
+
+
 def test_a_profile_counts_scores_strictly_above():
     scores = np.array([[0.0, 0.5], [0.5, 1.0]])
     np.testing.assert_allclose(metrics.above(scores, np.array(

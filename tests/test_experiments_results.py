@@ -55,6 +55,13 @@ def test_a_run_has_one_row(tmp_path):
     assert store.finished() == {make_row().run}
 
 
+def test_rows_are_in_the_order_they_came(tmp_path):
+    store = ResultStore(tmp_path)
+    for name in 'bca':
+        store.append(make_row(name))
+    assert [row.run for row in store.rows()] == ['b', 'c', 'a']
+
+
 @pytest.mark.parametrize('table', ['results', 'attempts'])
 @pytest.mark.parametrize('change', ['DELETE FROM {}', 'UPDATE {} SET run=1'])
 def test_database_refuses_changes(tmp_path, table, change):

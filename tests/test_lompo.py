@@ -208,6 +208,21 @@ def test_trap_26_start_up_ends_on_a_small_set(tmp_path, capsys):
     assert method.rings['latent'].written < 180 + 2 * 5 * 5
 
 
+def test_nothing_is_worth_anything_behind_an_end(small):
+    """Where all rows are terminal, targets are their rewards."""
+    size, agent = small.model.rssm.feat_size, small.agent
+    rows = {'obs': tf.random.stateless_normal((4, size), (1, 0)),
+            'next_obs': tf.random.stateless_normal((4, size), (2, 0)),
+            'actions': tf.zeros((4, 2)), 'terminals': tf.ones(4),
+            'rewards': tf.constant([1.0, -2.0, 3.0, 0.5])}
+    loss, metrics = agent.critic_loss(rows, None)
+    inputs = tf.concat([rows['obs'], rows['actions']], -1)
+    expected = sum(np.mean((critic(inputs) - rows['rewards']) ** 2)
+                   for critic in agent.critics)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics['target_mean'], 0.625, rtol=1e-6)
+
+
 # Quirks and contracts.
 
 
@@ -338,6 +353,28 @@ def test_refreshed_buffers_are_not_traced_again(tmp_path):
                and not np.array_equal(after[key], middle[key])]
     assert 'buffer/latent/obs' in changed
     assert 'buffer/real/obs' in changed
+
+
+def test_every_filling_and_refresh_has_batches_and_draws_of_its_own(store):
+    encoded, imagined = [], []
+
+    class Spying(LOMPO):
+        def encode(self, number, counter):
+            encoded.append(counter)
+            return super().encode(number, counter)
+
+        def imagine(self, batch, counter):
+            imagined.append((counter, batch['action'].tobytes()))
+            return super().imagine(batch, counter)
+
+    method = Spying(configured(jit='eager'), store)
+    method.fill()
+    for number in range(3):
+        method.refresh(number)
+    counters, batches = zip(*imagined, strict=True)
+    assert len(set(encoded)) == len(encoded) == 6  # 3 episodes, 3 refreshes
+    assert len(set(counters)) == len(counters)
+    assert len(set(batches)) == len(batches)
 
 
 def test_a_finished_run_acts_without_data(small):

@@ -9,7 +9,7 @@ from dreamerv2_base.errors import UserError
 from dreamerv2_base.nets import Scope, variables_by_name
 from dreamerv2_base.noise import CounterDraws
 from dreamerv2_base.tf import tf
-from semopo_tf.baselines import mopo_data, mopo_model
+from semopo_tf.baselines import mopo, mopo_data, mopo_model
 from semopo_tf.baselines.mopo import MOPO
 from semopo_tf.baselines.mopo_model import (
     DynamicsEnsemble,
@@ -272,6 +272,15 @@ def test_stopping_rule():
     assert model.elites.numpy().tolist() == [1, 0]
 
 
+def test_the_improvement_is_relative():
+    config, model = ensemble()
+    stopper = HoldOut(config.mopo, model, Scope(0, 'holdout'))
+    # One in a hundred of each network's best: .01, .001 and .1.
+    for errors in ([1.0, 0.1, 10.0], [0.985, 0.095, 9.95]):
+        stopper.update(np.float32(errors))
+    np.testing.assert_allclose(stopper.best, [0.985, 0.095, 10.0])
+
+
 # The method.
 
 
@@ -377,6 +386,20 @@ def test_graphs_train_both_phases_and_act(store):
         again.policy({'image': seen['state']}, None, 5)
 
 
+def test_inputs_are_standardised_by_the_training_rows(store):
+    method = MOPO(configured(), store)
+    method.data['state'][method.plan.holdout] = 100.0  # never seen
+    method._inputs, method._targets = mopo._pairs(method.data)
+    method.begin()
+    seen = np.concatenate(
+        [method.data[key][method.plan.training] for key in
+         ('state', 'action')], 1)
+    np.testing.assert_allclose(
+        method.model.shift, seen.mean(0, dtype=np.float64), atol=1e-5)
+    np.testing.assert_allclose(
+        method.model.scale, seen.std(0, dtype=np.float64), rtol=1e-5)
+
+
 def test_the_penalty_lowers_imagined_rewards(store):
     with_, without = (MOPO(configured(offline_lmbd=w), store)
                       for w in (2.0, 0.0))
@@ -400,6 +423,18 @@ def test_rollouts_are_sampled_from_the_policy(store):
     assert (mode == mode[:1]).all()
     assert len(np.unique(action, axis=0)) == 16
     assert np.abs(action - mode).max() > 0.1
+
+
+def test_no_two_parts_of_a_round_share_their_draws(store, monkeypatch):
+    monkeypatch.setattr(mopo, 'AT_ONCE', 10)  # of 30 starts
+    method = MOPO(configured(jit='eager', **{'mopo.horizon': 1}), store)
+    method.begin()
+    # The same state everywhere: only the draws tell rows apart.
+    method.data['state'][:] = method.data['state'][:1]
+    for number in range(2):
+        method.rollout(number)
+    action = method.pool.state()['action']
+    assert len(action) == len(np.unique(action, axis=0)) == 60
 
 
 def test_rows_behind_an_end_are_not_in_the_pool(store):

@@ -69,6 +69,16 @@ def test_loss_scale_grows_shrinks_and_skips():
     assert float(grads['w']) == 1.0
 
 
+def test_the_loss_scale_doubles_after_so_many_finite_updates_again(
+        monkeypatch):
+    monkeypatch.setattr(LossScale, 'GROW_EVERY', 3)
+    scale = LossScale(Scope(0, 's', tf.float16), 'model')
+    found = [float(scale.update(tf.constant(number != 7))['model_loss_scale'])
+             for number in range(11)]  # update 7 is not finite
+    assert [value / scale.START for value in found] == [
+        1, 1, 2, 2, 2, 4, 4, 2, 2, 2, 4]
+
+
 def test_a_non_finite_update_changes_nothing():
     variable = tf.Variable([1.0], name='w')
     optimizer = Optimizer(

@@ -91,6 +91,16 @@ def test_gradient_is_finite_where_all_members_agree(name, make):
         assert np.isfinite(grad.numpy()).all()
 
 
+@pytest.mark.parametrize('name', sorted(set(PENALTIES) - {'none'}))
+def test_gradient_is_finite_where_all_members_are_sure(name):
+    """The variance of a class that is certain is zero: √0 has no slope."""
+    logit = tf.Variable(tf.tile([[[[100.0, 0.0, 0.0]]]], (K, B, S, 1)))
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(PENALTIES[name](
+            {'logit': logit}, tf.one_hot([[0, 1]] * B, C)))
+    assert np.isfinite(tape.gradient(total, logit)).all()
+
+
 def test_trap_3_doubling_deviations_doubles_mean_disagreement():
     stats = gaussian()
     centre = tf.reduce_mean(stats['mean'], 0, keepdims=True)

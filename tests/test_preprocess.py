@@ -1,4 +1,4 @@
-"""What a world model makes of a batch. Spec section 1."""
+"""What a world model makes of a batch, and its discounts. Spec section 1."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from semopo_tf import doctor, settings
 REWARDS = np.float32([[-3.0, 0.0, 0.5], [2.0, -0.1, 1.0]])
 
 
-def preprocessed(*flags, **changes):
+def made(*flags):
     config, _ = settings.resolve([
         '--configs', 'debug', '--discount', '0.9', *flags])
-    model = WorldModel(config, (64, 64, 3), 2, Scope(0, 'world_model'))
+    return WorldModel(config, (64, 64, 3), 2, Scope(0, 'world_model'))
+
+
+def preprocessed(*flags, **changes):
     batch = doctor.fake_batch(np.random.default_rng(0), 2, 3, 64, 2)
     batch.update(reward=REWARDS, **changes)
-    return batch, model.preprocess(
+    return batch, made(*flags).preprocess(
         {key: tf.constant(value) for key, value in batch.items()})
 
 
@@ -50,3 +53,16 @@ def test_a_stored_discount_comes_first():
     stored = np.float32([[1.0, 0.5, 0.25], [0.0, 1.0, 1.0]])
     _, found = preprocessed(discount=stored, is_terminal=np.ones((2, 3), bool))
     np.testing.assert_allclose(found['discount'], 0.9 * stored, rtol=1e-6)
+
+
+def test_imagined_discounts_are_predicted_but_the_first():
+    model = made('--pred_discount', 'True')
+    feat = tf.random.stateless_normal((4, 3, model.rssm.feat_size), (1, 2))
+    found = model._discount(feat, tf.constant([False, True, False]))
+    logit = model.heads['discount'](feat).logits.numpy()
+    predicted = 1 / (1 + np.exp(-logit))
+    # The states it starts from are of the data, which say where they end.
+    np.testing.assert_allclose(found[0], [0.9, 0.0, 0.9], rtol=1e-6)
+    np.testing.assert_allclose(found[1:], predicted[1:], rtol=1e-5)
+    np.testing.assert_allclose(
+        model._discount(feat, None), predicted, rtol=1e-5)

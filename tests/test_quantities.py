@@ -245,6 +245,9 @@ def test_u_is_the_penalty_of_the_run(store):
     shown = quantities.frames(filtered, store, 0)
     index = {'uncertainty': found['uncertainty/index'] + quantities.NEXT,
              'frames': shown['frames/index']}
+    # A frame, too, is the one that its transition leads to.
+    np.testing.assert_array_equal(index['frames'] - (0, 1), streams.places(
+        store.rows, quantities.FRAMES, 0, 'frames'))
     for kind, arrays in (('uncertainty', found), ('frames', shown)):
         assert arrays[f'{kind}/penalty'] == 'disagreement'
         states = streams.states_at(filtered, store, index[kind])

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from datasets.state_episodes import StateTask
+from dreamerv2_base.nets import Scope
+from dreamerv2_base.noise import CounterDraws
 from dreamerv2_base.tf import tf
+from dreamerv2_base.world_model import WorldModel
 from semopo_tf import settings
 from semopo_tf.experiments import action_effects, probe, separation
 from semopo_tf.experiments.fresh import FreshEpisode, collect_fresh
@@ -202,6 +205,23 @@ def test_action_effects_beside_the_simulator():
     assert better > worse
     assert action_effects.simulated(
         task, state, np.array([1.0]), horizon) == better
+
+
+def test_a_predicted_reward_is_the_mean_of_different_futures():
+    config, _ = settings.resolve(
+        ['--configs', 'debug', '--rssm.discrete', '0'])
+    model = WorldModel(config, (64, 64, 3), 2, Scope(0, 'world_model'))
+    start, sums = model.rssm.initial(3), []
+    found = action_effects.imagined(
+        model, {key: value.numpy() for key, value in start.items()},
+        np.ones((3, 2), np.float32), 4, 5)
+    for number in range(action_effects.FUTURES):
+        states = model.rssm.imagine(tf.ones((3, 4, 2)), start, CounterDraws(
+            5, 'measure/action_effects', tf.constant(number, tf.int64)))
+        reward = model.heads['reward'](model.rssm.get_feat(states)).mode()
+        sums.append(reward.numpy().sum(1))
+    assert np.ptp(sums, 0).min() > 1e-3
+    np.testing.assert_allclose(found, np.mean(sums, 0), rtol=1e-4, atol=1e-6)
 
 
 def test_correlation_with_what_never_changes_is_not_a_number():

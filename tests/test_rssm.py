@@ -93,6 +93,18 @@ def test_member_statistics_are_those_of_the_ensemble():
         np.testing.assert_allclose(some[t], every[k, t], atol=1e-6)
 
 
+def test_every_imagined_step_has_a_member_of_its_own():
+    rssm = make()
+    action = tf.random.stateless_uniform((B, T, A), (3, 4), -1, 1)
+    found = rssm.imagine(action, rssm.initial(B), draws())
+    index = draws().integers('index', (T,), 7).numpy()
+    assert len(set(index)) > 2
+    for t, k in enumerate(index):
+        every = rssm.ensemble_stats(found['deter'][:, t])['logit']
+        np.testing.assert_allclose(
+            found['logit'][:, t], every[k], atol=1e-6)
+
+
 def test_state_is_carried_between_calls():
     rssm = make(discrete=0)
     embed, action, first = data()

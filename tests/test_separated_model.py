@@ -242,6 +242,14 @@ def test_the_joint_update_pays_no_penalty_and_the_policy_update_does():
             outputs['reward'], mean - weight * penalty, atol=1e-4)
 
 
+def test_the_penalty_that_is_logged_is_of_all_imagined_states():
+    agent = make('--offline_lmbd', '7', '--imag_horizon', '3')
+    outputs, metrics = agent.agent_train(batch(), draws())
+    reward, _ = agent.model_reward(outputs['seq'])
+    np.testing.assert_allclose(metrics['penalty_mean'], np.mean(
+        reward - outputs['reward']), rtol=1e-4)
+
+
 def slow_and_fast(behavior):
     """Variables of the slow critic and of the critic, [(slow, fast)]."""
     return list(zip(variables_by_name(behavior.slow_critic).values(),

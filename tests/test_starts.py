@@ -141,6 +141,17 @@ def test_before_the_model_and_on_the_same_batches(store):
     assert (source.batch(0)['image'] != source.batch(1)['image']).any()
 
 
+def test_the_record_of_a_failure_names_the_rows_of_the_start(store):
+    first = method(store, '--model_starts', '2',
+                   '--model_start_updates', '3').phases()[0]
+    source = first.source(store)
+    # Update 4 is the second start's: its batch is that of update 1.
+    action, (episodes, rows) = source.batch(4)['action'], source.indices(4)
+    for number, place in enumerate(zip(episodes, rows, strict=True)):
+        np.testing.assert_array_equal(action[number, 1:], store.slice(
+            *map(int, place), action.shape[1])['action'][1:])
+
+
 def test_the_first_start_is_the_run_without_starts(store):
     made = method(store, '--model_starts', '2', '--model_start_updates', '1')
     plain = method(store)
@@ -162,6 +173,13 @@ def test_the_first_start_is_the_run_without_starts(store):
     other.load({name: np.array(value)
                 for name, value in made.state().items()})
     np.testing.assert_array_equal(other.state()[kernel], made.state()[kernel])
+
+
+def test_no_two_starts_begin_alike(store):
+    made = method(store, '--model_starts', '3')
+    one, two = made._fresh_weights(1), made._fresh_weights(2)
+    kernel = 'world_model/mask/mask1/kernel'
+    assert (one[kernel] != two[kernel]).all()
 
 
 def test_a_given_model_and_one_stream_are_not_begun(store, tmp_path):

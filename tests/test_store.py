@@ -182,6 +182,15 @@ def test_damaged_arrays_are_made_again(tmp_path):
     assert path.read_bytes() != bytes(data)
 
 
+def test_the_digest_is_of_all_folders(tmp_path):
+    one, two, three = (tmp_path / name for name in 'abc')
+    for number, folder in enumerate((one, two, three)):
+        fill(folder, 1, first=number)
+    found = {open_store(folders).digest for folders in (
+        [one], [one, two], [one, three], [three, one])}
+    assert len(found) == 4
+
+
 def test_discount_in_some_files_alone(tmp_path):
     with_discount = {**make(9), 'discount': np.ones(12, np.float32)}
     fill(tmp_path / 'a', 1)

@@ -85,6 +85,23 @@ def test_the_posterior_is_sampled_unless_told(mean):
     assert (stoch == stoch[:1]).all() == mean
 
 
+def test_exploring_samples_the_posterior_whatever_is_told():
+    agent = make(eval_state_mean=True).agent
+    state = agent.policy(observation(0), None, KEY, explore=True)[1]
+    mode = agent.world_model.rssm.get_dist(state).mode()
+    assert not np.array_equal(state['stoch'], mode)
+
+
+def test_noise_in_evaluation_keeps_actions_within_their_bounds():
+    plain, _ = make().policy(observation(0), None, KEY)
+    method = make(eval_noise=2.0)
+    noisy = np.stack([method.policy(observation(0), None, key)[0]
+                      for key in range(4)])
+    assert np.abs(noisy).max() == 1
+    assert (np.abs(noisy) < 1).any()
+    assert (noisy != plain).all()
+
+
 def test_draws_are_of_the_phase_the_update_and_the_seed(monkeypatch):
     """What the phases give their updates, seen by updates that show it."""
     def update(agent, batch, draws):
