@@ -44,7 +44,7 @@ demo: $(READY)
 
 # One process on a GPU: its tests measure the card and share it themselves.
 test: $(READY)
-	$(PY) -m pytest -n $(if $(filter gpu,$(MARK)),1,2) --dist loadfile --no-loadscope-reorder -m '$(MARK)' $(TESTS)
+	$(PY) -m pytest -n $(if $(filter-out gpu,$(MARK)),2,1) --dist loadfile --no-loadscope-reorder -m '$(MARK)' $(TESTS)
 
 lint: $(READY)
 	$(PY) -m ruff check .

@@ -206,7 +206,7 @@ def test_hours_of_a_run_are_counted_once():
     assert run_records.hours(rows) == pytest.approx(
         rows[2].hours + rows[3].hours)
     text = page._summary(Evidence(rows, ['table2']), {})
-    assert '<td>2.6 in all<' in text
+    assert '<td>1.3 in all<' in text
 
 
 # Runs that failed.

@@ -133,6 +133,7 @@ def test_make_targets_run_what_the_readme_says():
     assert ("-m pytest -n 2 --dist loadfile --no-loadscope-reorder "
             "-m 'not slow and not gpu' "
             'tests') in tests
+    assert "-m pytest -n 1 " in dry_run('test', 'MARK=gpu')
     assert 'tools/install.sh' in tests
     assert 'ruff check' in dry_run('lint')
     assert 'mypy' in dry_run('lint')
