@@ -206,8 +206,11 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
 
 
 def bench(options: argparse.Namespace, rest: list[str]) -> int:
-    from semopo_tf import bench
+    from semopo_tf import settings
     _expect_no_more(rest, 'bench', 'only its own flags')
+    presets = settings.presets()  # before TensorFlow's ten seconds
+    presets.apply(presets.defaults, [options.preset], '--preset')
+    from semopo_tf import bench
     bench.report(bench.run(bench.Options(
         options.preset, options.batch, options.length, options.repeats,
         options.precision), options.json), options.json)

@@ -142,18 +142,20 @@ class Presets:
     def names(self) -> list[str]:
         return list(self._blocks)
 
-    def apply(self, config: Config, names: Sequence[str]) -> Config:
+    def apply(self, config: Config, names: Sequence[str],
+              flag: str = '--configs') -> Config:
         """The config with presets applied in order.
 
         A preset may start with `based_on: name` to build on another, which
         is left out where it has been applied before: `se_rs debug` is the
         ablation in small, although `debug` is based on `released`.
-        Raises UserError for an unknown preset, naming the nearest.
+        Raises UserError for an unknown preset, naming the nearest and the
+        flag that gave it.
         """
-        return self._apply(config, names, set())
+        return self._apply(config, names, set(), flag)
 
     def _apply(self, config: Config, names: Sequence[str],
-               done: set[str]) -> Config:
+               done: set[str], flag: str) -> Config:
         for name in names:
             if name == 'defaults':
                 config = self.defaults
@@ -161,14 +163,14 @@ class Presets:
                 continue
             if name not in self._blocks:
                 raise UserError(
-                    f'--configs: expected presets of {self._path.name}, found '
+                    f'{flag}: expected presets of {self._path.name}, found '
                     f'{name!r}{_nearest(name, self._blocks)}; known: '
                     f'{", ".join(self._blocks)}')
             block = dict(self._blocks[name])
             base = block.pop('based_on', [])
             bases = [base] if isinstance(base, str) else base
             config = self._apply(
-                config, [b for b in bases if b not in done], done)
+                config, [b for b in bases if b not in done], done, flag)
             done.add(name)
             config = config.update(block, f'{self._path.name}: {name}')
         return config

@@ -238,7 +238,7 @@ class Progress:
 
     SHOWN = ('model_loss', 'image_loss', 'model_kl', 'reward_loss',
              'actor_loss', 'critic_loss', 'actor_bc_loss', 'q_loss',
-             'reward_mean')
+             'policy_loss', 'inverse_loss', 'reward_mean')
     EVERY = 30.0  # seconds between lines where there is no terminal
 
     def __init__(self, total: int, initial: int, label: str):

@@ -39,7 +39,7 @@ def check_task(config: Config) -> None:
     mine = task_of(config)
     for folder in map(Path, config.offline_dir):
         known = sets.guess(folder)
-        task = _recipe(folder).get('set', {}).get('task') or (
+        task = _recorded_task(_recipe(folder)) or (
             known.task if known else mine)
         if task != mine:
             kind = config.task.split('_')[0]
@@ -52,9 +52,19 @@ def check_task(config: Config) -> None:
 
 def task_of(config: Config) -> str:
     """The task without what is behind it: 'walker_walk', 'car_racing'."""
-    if is_car_racing(config.task):
-        return 'car_racing'
-    return config.task.split('_', 1)[-1]
+    return _bare(config.task)
+
+
+def _bare(task: str) -> str:
+    return 'car_racing' if is_car_racing(task) else task.split('_', 1)[-1]
+
+
+def _recorded_task(recipe: Mapping[str, Any]) -> str | None:
+    """As `data build` writes it, whose sets have a task, or `collect`, whose
+    recipe has that of its run."""
+    if 'set' in recipe:
+        return recipe['set'].get('task')
+    return _bare(recipe['task']) if 'task' in recipe else None
 
 
 def recipe_notes(config: Config) -> list[str]:

@@ -84,10 +84,13 @@ class Evaluator:
         """
         found = self._open().action_size
         if found != action_size:
+            folders = self._config.offline_dir
+            like = ('the checkpoint' if folders == ['none']
+                    else ' '.join(folders))
             raise UserError(
                 f'task: expected actions of {action_size} numbers, as in '
-                f'{" ".join(self._config.offline_dir)}, found {found} in '
-                f'{self._config.task}; give the --task of the data')
+                f'{like}, found {found} in {self._config.task}; give the '
+                '--task of the data')
 
     def _open(self) -> Rollout:
         if self._rollout is None:

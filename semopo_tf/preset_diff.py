@@ -40,7 +40,7 @@ def rows(left: str, right: str) -> list[Row]:
     Raises UserError for an unknown preset.
     """
     presets = settings.presets()
-    a, b = (settings.check(presets.apply(presets.defaults, [name]))
+    a, b = (settings.check(presets.apply(presets.defaults, [name], '--presets'))
             for name in (left, right))
     reasons = read_yaml(REASONS)
     shown = set(a.difference(b))

@@ -15,6 +15,7 @@ import numpy as np
 from dreamerv2_base.files import whole
 from dreamerv2_base.logger import read_record, read_rows
 from semopo_tf import report_plots, settings
+from semopo_tf.experiments import paper_numbers
 
 VIDEO_BUDGET = 12 * 2 ** 20  # bytes of films that a page may hold
 
@@ -132,6 +133,13 @@ def _summary(run: _Run) -> str:
         rows.append((f'data of phase {path.stem[9:]}', ', '.join(
             f'{key.replace("_", " ")} {value}'
             for key, value in counts.items())))
+    paper = paper_numbers.of_run(
+        [Path(folder) for folder in run.config.offline_dir],
+        run.read('start.json', {}).get('presets', []))
+    if paper.mean is not None:
+        spread = '' if paper.std is None else f' ± {paper.std:g}'
+        rows.append(('the paper, at its size (Table 5)',
+                     f'{paper.mean:g}{spread}'))
     return '<h2>Result</h2>' + _table(rows)
 
 

@@ -19,7 +19,7 @@ from dreamerv2_base.checkpoint import Checkpoints
 from dreamerv2_base.config import Config, load_config
 from dreamerv2_base.episodes import write_episode
 from dreamerv2_base.errors import UserError
-from dreamerv2_base.logger import read_rows
+from dreamerv2_base.logger import Progress, read_rows
 from semopo_tf import (
     commands,
     export,
@@ -202,6 +202,16 @@ def test_it_trains(name, runs):
                if key not in run.start
                or not np.array_equal(value, run.start[key])]
     assert len(changed) > 5
+
+
+@each_method
+def test_the_progress_bar_shows_a_loss(name, runs):
+    rows = [row for row in runs(name).rows('metrics')
+            if not any('eval_return' in key for key in row)]
+    assert rows
+    for row in rows:
+        assert any(key.endswith('_loss')
+                   for key in set(row) & set(Progress.SHOWN)), row
 
 
 @each_method

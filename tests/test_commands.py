@@ -185,6 +185,15 @@ def test_disk_full_in_any_command(tmp_path, monkeypatch, file, words):
                            '--to', 'npz'), words, 'same command again')
 
 
+@pytest.mark.parametrize(('words', 'flag'), [
+    (('train', '--configs', 'relased'), '--configs'),
+    (('diff', '--presets', 'paper', 'relased'), '--presets'),
+    (('bench', '--preset', 'relased'), '--preset')])
+def test_a_misspelt_preset_is_blamed_on_its_flag(words, flag):
+    assert_user_error(call(*words), f'error: {flag}: expected presets',
+                      "'relased' (nearest: released)")
+
+
 def test_second_process_on_a_run_folder(data, tmp_path):
     (tmp_path / 'run').mkdir()
     with (tmp_path / 'run' / 'lock').open('w') as lock:
@@ -213,8 +222,10 @@ def test_words_that_nothing_reads(tmp_path, words, found):
 def test_a_path_that_cannot_be_written(tmp_path):
     (tmp_path / 'file').touch()
     assert_user_error(
-        call('reproduce', '--table', '1', '--slurm', tmp_path / 'no' / 'x'),
+        call('reproduce', '--table', '1', '--slurm', tmp_path / 'no' / 'x',
+             '--out', tmp_path / 'out'),
         'no/x', 'No such file')
+    assert not (tmp_path / 'out').exists()
     assert_user_error(
         call('reproduce', '--scale', 'demo', '--table', '1', '--data',
              tmp_path, '--out', tmp_path / 'file' / 'out'),

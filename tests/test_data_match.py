@@ -40,6 +40,15 @@ def test_task_by_the_names_of_folders(tmp_path, folder, task, flag):
             data_match.check_task(config)
 
 
+def test_task_of_what_collect_made(tmp_path):
+    manifest.write(tmp_path, [], recipe={'task': 'dmcdrv_walker_walk'})
+    data_match.check_task(config_of(
+        '--task', 'dmc_walker_walk', '--offline_dir', str(tmp_path)))
+    with pytest.raises(UserError, match='--task dmcdrv_walker_walk'):
+        data_match.check_task(config_of(
+            '--task', 'dmcdrv_walker_run', '--offline_dir', str(tmp_path)))
+
+
 @pytest.mark.parametrize(('flags', 'background', 'floor', 'given'), [
     ('--task dmcdrv_walker_walk', 'grayscale video', 'video floor', []),
     ('--task dmcdrv_walker_walk', 'colour video', 'unclear',

@@ -82,6 +82,9 @@ def test_data_without_states_is_a_user_error(tmp_path):
     store = open_store([make_folder(tmp_path / 'x', 2, rows=6)])
     with pytest.raises(UserError, match='expected the key state'):
         mopo_data.transitions(store)
+    config = configured(offline_dir=[str(tmp_path / 'x')], skip_broken=True)
+    with pytest.raises(UserError, match=r'\.npz: expected the key state'):
+        mopo_data.open_states(config)
 
 
 def test_hdf5_files(tmp_path):

@@ -83,6 +83,22 @@ def test_it_says_what_the_run_was(run_folder):
         assert words in text, words
 
 
+@pytest.mark.parametrize(('presets', 'level', 'shown'), [
+    (['infogating', 'drq_mini'], 'random', True),
+    (['infogating'], 'medium', False), (['lompo'], 'random', False),
+    (['debug'], 'random', False)])
+def test_the_papers_number_where_there_is_one(
+        run_folder, presets, level, shown):
+    config, _ = settings.resolve([
+        '--configs', 'debug', '--offline_dir', f'data/hopper_hop/{level}'])
+    config.save(run_folder / 'config.yaml')
+    (run_folder / 'start.json').write_text(json.dumps({'presets': presets}))
+    text = write_report(run_folder).read_text()
+    # Baselines' specification, 7.2.
+    assert ('(Table 5)</th><td>67</td>' in text) == shown
+    assert ('Table 5' in text) == shown
+
+
 def test_films_are_the_files(run_folder):
     page = Page(write_report(run_folder).read_text())
     films = {base64.b64decode(link.split(',')[1]) for link in page.links

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def open_states(config: Config) -> EpisodeStore | TransitionFiles:
     paths = [Path(path).expanduser() for path in config.offline_dir]
     files = [path for path in paths if path.suffix in SUFFIXES]
     if not files:
+        _expect_states(paths)
         return open_store(
             paths, cache=Path(config.cache_dir) if config.cache_dir else None,
             skip_broken=config.skip_broken, extra_keys=('state',))
@@ -108,10 +110,7 @@ def transitions(store: EpisodeStore | TransitionFiles) -> Arrays:
     if isinstance(store, TransitionFiles):
         return store.transitions()
     if 'state' not in store.keys:
-        raise UserError(
-            f'{store.names[0]}: expected the key state (MOPO learns from '
-            f'states), found {", ".join(store.keys)}; build such data with '
-            'run.py data build')
+        raise _no_states(store.names[0], store.keys)
     parts = []
     for number in range(len(store)):
         rows = store.episode(number)
@@ -125,6 +124,27 @@ def transitions(store: EpisodeStore | TransitionFiles) -> Arrays:
             'terminal': rows['is_terminal'][1:].astype(np.float32)})
     _equal_sizes(parts, store.names)
     return _joined(parts)
+
+
+def _expect_states(folders: Sequence[Path]) -> None:
+    """Raises UserError before frames are mapped for nothing."""
+    for path in [path for folder in folders
+                 for path in sorted(folder.glob('*.npz'))[:1]]:
+        try:
+            with zipfile.ZipFile(path) as file:
+                keys = [name.removesuffix('.npy') for name in file.namelist()]
+        except (OSError, zipfile.BadZipFile):
+            continue  # `open_store` says so, or leaves it out
+        if 'state' not in keys:
+            raise _no_states(str(path), keys)
+
+
+def _no_states(name: str, keys: Iterable[str]) -> UserError:
+    return UserError(
+        f'{name}: expected the key state (MOPO learns from states), found '
+        f'{", ".join(sorted(keys))}; run.py data build SET keeps the states '
+        'of its training run: --offline_dir '
+        'data/built/TASK/.buffer/states.hdf5')
 
 
 def _read_hdf5(path: Path) -> tuple[Arrays, np.ndarray]:

@@ -19,12 +19,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datasets.registry import SETS
+from datasets.registry import SETS, guess
 from dreamerv2_base.errors import UserError
 from semopo_tf.experiments import grid, metrics
 
@@ -134,6 +134,20 @@ def load(path: Path | None = None) -> PaperNumbers:
         for name in {**known.tables.get(table, {}),
                      **given.tables.get(table, {})}} for table in TABLES}
     return PaperNumbers(given.label, tables, {**known.pairs, **given.pairs})
+
+
+def of_run(folders: Sequence[Path], presets: Sequence[str]) -> Number:
+    """The paper's return (Table 5) for a run's data and presets.
+
+    UNKNOWN where they are not of the paper, or its number is not known.
+    """
+    systems = [system.name for preset in presets
+               for system in grid.SYSTEMS.values() if system.preset == preset]
+    entry = guess(folders[0]) if len(folders) == 1 else None
+    if not systems or entry is None:
+        return UNKNOWN
+    return load().cell(
+        'table5', entry.name, systems[-1].removesuffix(' (paper)'))
 
 
 # Pieces.

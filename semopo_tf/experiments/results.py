@@ -123,8 +123,8 @@ class ResultStore:
         if not create and not self.path.exists():
             raise UserError(
                 f'{self.path}: expected a store of results, found none; give '
-                '--out FOLDER of a reproduction, or make one: run.py '
-                'reproduce --scale demo --all')
+                'the folder of a reproduction (its --out), or make one: '
+                'run.py reproduce --scale demo --all')
         if not create:  # also where nothing may be written
             return
         try:

@@ -76,9 +76,9 @@ def write(path: Path, command: Sequence[str], nodes: int, out: Path) -> None:
               'output': out / 'slurm-%j.log',
               'python': shlex.quote(sys.executable),
               'command': shlex.join(command)}
-    out.mkdir(parents=True, exist_ok=True)
     path.write_text(HEADER.format(**fields) + BODY.format(**fields))
     path.chmod(0o755)
+    out.mkdir(parents=True, exist_ok=True)  # Slurm does not make it
 
 
 def same_command(arguments: Sequence[str]) -> list[str]:
