@@ -101,6 +101,10 @@ class Config(Mapping[str, Any]):
             YAML().dump(self.nested(), file)
 
 
+def _listed(names: str | list[str]) -> list[str]:
+    return [names] if isinstance(names, str) else names
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML (or JSON) file of settings. Raises UserError naming the file."""
     try:
@@ -148,7 +152,9 @@ class Presets:
 
         A preset may start with `based_on: name` to build on another, which
         is left out where it has been applied before: `se_rs debug` is the
-        ablation in small, although `debug` is based on `released`.
+        ablation in small, although `debug` is based on `released`. One that
+        only makes sense for some methods says so with `after: [names]`, to
+        which the command line is held (`parse`).
         Raises UserError for an unknown preset, naming the nearest and the
         flag that gave it.
         """
@@ -167,8 +173,8 @@ class Presets:
                     f'{name!r}{_nearest(name, self._blocks)}; known: '
                     f'{", ".join(self._blocks)}')
             block = dict(self._blocks[name])
-            base = block.pop('based_on', [])
-            bases = [base] if isinstance(base, str) else base
+            block.pop('after', None)
+            bases = _listed(block.pop('based_on', []))
             config = self._apply(
                 config, [b for b in bases if b not in done], done, flag)
             done.add(name)
@@ -184,7 +190,25 @@ class Presets:
         flags = parse_flags(arguments)
         names = [str(name) for name in flags.pop('configs', [])]
         config = self.apply(self.defaults, names)
+        self._expect_order(names)
         return config.update(flags, 'command line'), names
+
+    def _expect_order(self, names: Sequence[str]) -> None:
+        """Raises UserError for a preset without one that it comes `after`:
+        it would change keys of a method that is not trained."""
+        done: set[str] = set()
+        for name in names:
+            after = _listed(self._blocks.get(name, {}).get('after', []))
+            if after and not done & set(after):
+                raise UserError(
+                    f'--configs: expected {name} after one of '
+                    f'{", ".join(after)}, found {" ".join(names)}; give '
+                    f'--configs {after[0]} {name}')
+            done |= self._with_bases(name)
+
+    def _with_bases(self, name: str) -> set[str]:
+        bases = _listed(self._blocks.get(name, {}).get('based_on', []))
+        return {name}.union(*map(self._with_bases, bases))
 
 
 # A key or a regex of keys; values may be negative numbers.

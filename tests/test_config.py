@@ -6,9 +6,16 @@ import re
 
 import pytest
 
-from dreamerv2_base.config import Config, Presets, load_config, parse_flags
+from dreamerv2_base.config import (
+    Config,
+    Presets,
+    load_config,
+    parse_flags,
+    read_yaml,
+)
 from dreamerv2_base.errors import UserError
 from semopo_tf import inert, penalties, settings
+from tests.helpers import ROOT
 
 RELEASED_COMMAND = (
     '--configs dmc_vision --task dmcdrv_cheetah_run --offline_dir data/a '
@@ -29,6 +36,29 @@ def small(tmp_path):
         'one: {a: 2, b.x: 1}\ntwo:\n  based_on: one\n  b: {y: other}\n'
         'wrong: {zzz: 1}\n')
     return Presets.read(path)
+
+
+def test_presets_that_come_after_others(tmp_path):
+    path = tmp_path / 'configs.yaml'
+    path.write_text(
+        'defaults: {a: 1}\none: {a: 2}\ntwo: {based_on: one}\n'
+        'small: {after: [one, other], a: 3}\n')
+    presets = Presets.read(path)
+    for names in (['one', 'small'], ['two', 'small']):
+        assert presets.parse(['--configs', *names])[0].a == 3
+    with pytest.raises(UserError, match='small after one of one, other, found '
+                       'small two; give --configs one small'):
+        presets.parse(['--configs', 'small', 'two'])
+
+
+def test_presets_name_presets():
+    blocks = read_yaml(ROOT / 'configs.yaml')
+    order = list(blocks)
+    for name, block in blocks.items():
+        for key in ('after', 'based_on'):
+            known = (block or {}).get(key, [])
+            for other in [known] if isinstance(known, str) else known:
+                assert order.index(other) < order.index(name)
 
 
 def test_presets_apply_in_order_and_build_on_each_other(small):
@@ -89,7 +119,10 @@ def test_every_preset_resolves():
     assert len([n for n in names if n.startswith(
         ('walker', 'cheetah', 'hopper', 'humanoid', 'car_'))]) == 15
     for name in names:
-        settings.resolve(['--configs', name])
+        first = read_yaml(ROOT / 'configs.yaml')[name].get('after', [])
+        settings.resolve([
+            '--configs', *([first] if isinstance(first, str) else first[:1]),
+            name])
 
 
 def test_the_released_command_runs_unchanged():
