@@ -12,7 +12,7 @@ import pytest
 
 import run
 from dreamerv2_base.errors import UserError
-from semopo_tf.experiments import listing
+from semopo_tf.experiments import compare, listing
 from semopo_tf.experiments.results import (
     NAMES,
     Attempt,
@@ -241,3 +241,55 @@ def test_missing_store_is_named(tmp_path):
     with pytest.raises(UserError, match='reproduce'):
         ResultStore(tmp_path / 'nothing', create=False)
     assert not (tmp_path / 'nothing').exists()
+
+
+@pytest.mark.parametrize(('ours', 'theirs', 'verdict', 'p'), [
+    ([[1.0, 3.0], [4.0, 4.0]], [[1.0, 3.0], [4.0, 4.0]], 'equal', 1.0),
+    # t = 1 / √(0.5 · (1/2 + 1/2)) = √2 with 2 degrees of freedom, of which
+    # p = 1 − t / √(2 + t²).
+    ([[2.0], [3.0]], [[1.0], [2.0]], 'alike', 1 - 2 ** .5 / 2),
+    ([[11.0], [12.0]], [[1.0], [2.0]], 'apart', 1 - (200 / 202) ** .5),
+    ([[1.0], [1.0]], [[2.0], [2.0]], 'too few runs', None),
+    ([[1.0]], [[2.0]], 'too few runs', None),
+    ([[1.0]], [], 'only here', None), ([], [[2.0]], 'only there', None)])
+def test_runs_beside_those_of_another_machine(ours, theirs, verdict, p):
+    [pair] = compare.compare(*(
+        [make_row(f'run{seed}', seed=seed, returns=returns)
+         for seed, returns in enumerate(side)] for side in (ours, theirs)))
+    assert pair.verdict == verdict
+    assert pair.p == (None if p is None else pytest.approx(p, abs=1e-9))
+
+
+def test_results_against_a_file(tmp_path, capsys):
+    file = tmp_path / 'theirs.csv'
+    ResultStore(tmp_path / 'there').append(make_row(A))
+    ResultStore(tmp_path / 'there').append(make_row(
+        A + '@colour', variant='colour'))
+    bc = B.replace('semopo', 'bc')
+    ResultStore(tmp_path / 'there').append(make_row(bc, system='BC', seed=1))
+    ResultStore(tmp_path / 'there').export_csv(file)
+    store = ResultStore(tmp_path)
+    store.append(make_row(A))
+    words = ['results', str(tmp_path), '--against', str(file)]
+
+    def told(*more):
+        options, rest = run.parser().parse_known_args([*words, *more])
+        code = listing.show_results(options, rest)
+        return code, [(line.split('\t')[1], line.split('\t')[-1])
+                      for line in capsys.readouterr().out.splitlines()[1:]]
+
+    assert told() == (0, [
+        ('BC', 'only there'), ('SeMOPO', 'equal'),
+        ('SeMOPO (colour)', 'only there')])
+    assert told('--system', 'SeMOPO', '--variant', '') == (
+        0, [('SeMOPO', 'equal')])
+    for seed in (1, 2):
+        name = f'{A[:-1]}{seed}'
+        store.append(make_row(name, seed=seed, returns=[1.9, 1.8 + seed]))
+        ResultStore(tmp_path / 'there').append(
+            make_row(name, seed=seed, returns=[99.0, 99.5 + seed]))
+    ResultStore(tmp_path / 'there').export_csv(file)
+    assert told('--system', 'SeMOPO', '--seed', '1', '2') == (
+        1, [('SeMOPO', 'apart')])
+    with pytest.raises(UserError, match='--csv and --against'):
+        told('--csv', str(tmp_path / 'x.csv'))

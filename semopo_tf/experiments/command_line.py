@@ -92,7 +92,7 @@ def reproduce(options: argparse.Namespace, rest: list[str]) -> int:
 def add_results(commands: argparse._SubParsersAction) -> None:
     """Register `results`."""
     new = commands.add_parser(
-        'results', help='list, filter, export and import rows of runs',
+        'results', help='list, filter, compare, export and import rows of runs',
         description='Rows of a reproduction: one per finished run. A table on '
         'a terminal; into a file or a pipe a line for each row, fields between '
         'tabs.')
@@ -103,6 +103,10 @@ def add_results(commands: argparse._SubParsersAction) -> None:
                      help='only rows of these')
     new.add_argument('--csv', type=Path, metavar='FILE',
                      help='write the rows there')
+    new.add_argument('--against', type=Path, metavar='FILE',
+                     help='beside the rows that --csv wrote there, of another '
+                     'machine say: are the means the same within what runs '
+                     'differ by? Exit code 1 where one is apart')
     new.add_argument('--import', type=Path, **SEVERAL, metavar='FILE',
                      dest='sources', default=[],
                      help='add rows that --csv wrote, of other machines '

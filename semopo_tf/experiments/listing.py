@@ -1,4 +1,5 @@
-"""`run.py results`: rows of a reproduction, listed, exported, imported."""
+"""`run.py results`: rows of a reproduction, listed, compared, exported,
+imported."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from dreamerv2_base.errors import UserError
+from semopo_tf.experiments import compare
 from semopo_tf.experiments.results import ResultStore, Row, read_csv
 
 COLUMNS = ('run', 'system', 'episodes', 'return', '± std', 'updates/s',
@@ -24,10 +26,12 @@ def show_results(options: argparse.Namespace, rest: Sequence[str]) -> int:
     if rest:
         raise UserError(f'results: expected only its own flags, found '
                         f'{rest[0]!r}; see run.py results --help')
-    if options.attempts and options.csv:
-        raise UserError(f'results: expected --attempts or --csv, found both; '
-                        'leave --attempts out to write rows to '
-                        f'{options.csv}')
+    chosen = [flag for flag in ('attempts', 'csv', 'against')
+              if getattr(options, flag)]
+    if len(chosen) > 1:
+        raise UserError(f'results: expected one of --attempts, --csv and '
+                        f'--against, found --{" and --".join(chosen)}; give '
+                        'one after the other')
     read = [(path, read_csv(path)) for path in options.sources]
     store = ResultStore(options.out, create=bool(read))
     for path, count in store.import_rows(read).items():
@@ -37,9 +41,7 @@ def show_results(options: argparse.Namespace, rest: Sequence[str]) -> int:
             print(f'{entry.started} {entry.seconds:8.0f} s {entry.outcome:7}'
                   f'{entry.run} {entry.message}')
         return 0
-    filters = {name: getattr(options, name) for name in (
-        'system', 'set', 'variant', 'scale', 'task', 'level', 'seed')
-        if getattr(options, name) is not None}
+    filters = _filters(options)
     rows = store.rows(**filters)
     if not rows:
         _expect_known(store, filters)
@@ -47,8 +49,30 @@ def show_results(options: argparse.Namespace, rest: Sequence[str]) -> int:
         count = store.export_csv(options.csv, rows)
         print(f'{count} rows in {options.csv}')
         return 0
+    if options.against:
+        return _compare(rows, options)
     _print_rows(rows)
     return 0
+
+
+def _compare(rows: Sequence[Row], options: argparse.Namespace) -> int:
+    """Our rows beside a file's; 1 where a mean is apart from theirs."""
+    theirs = [row for row in read_csv(options.against)
+              if all(getattr(row, name) in wanted
+                     for name, wanted in _filters(options).items())]
+    pairs = compare.compare(rows, theirs)
+    _print(compare.COLUMNS, [pair.fields() for pair in pairs],
+           ('set', 'system', 'verdict'),
+           'mean of the runs ± their sample deviation (how many); equal: '
+           "every return; p: of Student's t, whether the means differ: with "
+           'two runs a side only large differences can show')
+    return int(any(pair.verdict == 'apart' for pair in pairs))
+
+
+def _filters(options: argparse.Namespace) -> dict[str, Sequence]:
+    return {name: found for name in (
+        'system', 'set', 'variant', 'scale', 'task', 'level', 'seed')
+        if (found := getattr(options, name)) is not None}
 
 
 def _expect_known(store: ResultStore, filters: Mapping[str, Sequence],
@@ -70,14 +94,11 @@ def _expect_known(store: ResultStore, filters: Mapping[str, Sequence],
 
 
 def _print_rows(rows: Sequence[Row]) -> None:
-    """A table on a terminal; else a line for each row, fields between tabs."""
     rows = sorted(rows, key=lambda row: (row.set, row.system, row.seed,
                                          row.variant))
-    if sys.stdout.isatty():
-        _print_table(rows)
-        return
-    for fields in (COLUMNS, *map(_fields, rows)):
-        print(*fields, sep='\t')
+    _print(COLUMNS, list(map(_fields, rows)), WORDS,
+           '± is the population deviation over episodes; * a checkout with '
+           'changes')
 
 
 def _fields(row: Row) -> tuple[str, ...]:
@@ -89,16 +110,24 @@ def _fields(row: Row) -> tuple[str, ...]:
             row.finished[:16])
 
 
-def _print_table(rows: Sequence[Row]) -> None:
+def _print(columns: Sequence[str], rows: Sequence[Sequence[str]],
+           words: Sequence[str], note: str) -> None:
+    """A table on a terminal; else a line for each row, fields between tabs.
+
+    `words`: columns of words, the others hold numbers.
+    """
+    if not sys.stdout.isatty():
+        for fields in (columns, *rows):
+            print(*fields, sep='\t')
+        return
     from rich.console import Console
     from rich.table import Table
     table = Table()
-    for name in COLUMNS:
-        table.add_column(name, justify='left' if name in WORDS else 'right',
+    for name in columns:
+        table.add_column(name, justify='left' if name in words else 'right',
                          overflow='fold')
     for row in rows:
-        table.add_row(*_fields(row))
+        table.add_row(*row)
     console = Console()
     console.print(table)
-    console.print(f'{len(rows)} rows; ± is the population deviation over '
-                  'episodes; * a checkout with changes', highlight=False)
+    console.print(f'{len(rows)} rows; {note}', highlight=False)
