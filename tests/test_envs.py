@@ -308,6 +308,20 @@ def test_car_racing_actions_are_scaled_and_clipped(monkeypatch):
     np.testing.assert_array_equal(seen[1::2], seen[::2])
 
 
+def test_car_racing_frames_are_resized_bilinearly(monkeypatch):
+    env = CarRacing()
+    levels = np.tile(np.uint8([0, 120, 240]), 32)
+    frame = np.stack([levels + np.uint8(i) for i in range(3)], -1)
+    monkeypatch.setattr(env._env, 'reset', lambda seed: (
+        np.broadcast_to(frame, (96, 96, 3)).copy(), {}))
+    image = env.reset(0)['image']
+    env.close()
+    # Pixel x lies at 1.5 x + 0.25: three fourths of one, a fourth of another.
+    expected = np.tile([[30, 31, 32], [210, 211, 212]], (32, 1))
+    np.testing.assert_array_equal(
+        image, np.broadcast_to(expected, (64, 64, 3)))
+
+
 def test_car_racing_without_box2d(monkeypatch):
     import gym  # noqa: F401 (its stand-ins must not be half loaded)
     for name in [name for name in sys.modules
