@@ -132,6 +132,19 @@ def test_frames_are_upright_and_squeezed(folder):
     assert np.abs(step - 40).max() < 8
 
 
+def test_frames_are_resized_bilinearly_without_anti_aliasing(tmp_path):
+    """A fourth of the size: only the inner 2 x 2 of 4 x 4 pixels count."""
+    frame = np.uint8([[255, 0, 255, 0, 0, 255, 0, 255],
+                      [0, 10, 30, 255, 255, 200, 100, 0],
+                      [255, 50, 70, 0, 0, 120, 80, 255],
+                      [0, 255, 0, 255, 255, 0, 255, 0]])
+    # A lossless codec.
+    imageio.mimwrite(tmp_path / 'a.mkv', [frame] * 2, fps=10, codec='ffv1',
+                     pixelformat='gray', macro_block_size=1)
+    found = decode_folder([tmp_path / 'a.mkv'], (1, 2), True, 0, 2)
+    assert found.tolist() == [[[[40], [125]]]] * 2
+
+
 def test_gray_of_a_coloured_video(tmp_path):
     folder = tmp_path / 'colour'
     folder.mkdir()

@@ -66,6 +66,8 @@ def test_counts_are_table_3s(task):
     ('hopper_hop_random', (-INF, 20)),
     ('hopper_hop_medium_replay', (-INF, 40)),
     ('hopper_hop_medium', (40.3, 84.9)),
+    ('humanoid_walk_random', (-INF, 6)),
+    ('humanoid_walk_medium_replay', (-INF, 360)),
     ('humanoid_walk_medium', (526.5, 609.4)),
     ('car_racing_random', (-INF, 150)),
     ('car_racing_medium_replay', (-INF, 300)),

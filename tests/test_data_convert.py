@@ -108,13 +108,14 @@ def vd4rl_files(folder: Path, cuts: list[int], rows=6, episodes=3):
              for number in range(episodes)]
     steps = np.ones((episodes, rows))  # float64
     steps[:, 0], steps[:, -1] = 0, 2
+    discount = np.ones(episodes * rows, np.float32)
+    discount[-1] = 0  # which makes no terminal row of it (9.5)
     whole = {
         'observation': np.concatenate(
             [one['image'].transpose(0, 3, 1, 2) for one in found]),
         'action': np.concatenate([one['action'] for one in found]),
         'reward': np.concatenate([one['reward'] for one in found]),
-        'discount': np.ones(episodes * rows, np.float32),
-        'step_type': steps.ravel()}
+        'discount': discount, 'step_type': steps.ravel()}
     folder.mkdir()
     edges = [0, *cuts, episodes * rows]
     for number, (begin, end) in enumerate(
@@ -137,6 +138,23 @@ def test_files_of_vd4rl(tmp_path):
         for key, value in episode.items():
             np.testing.assert_array_equal(arrays[key], value)
             assert arrays[key].dtype == value.dtype
+    assert [arrays['discount'].tolist() for arrays in mine.values()] == [
+        [1] * 6, [1] * 6, [1] * 5 + [0]]
+
+
+def test_files_without_step_type_are_cut_every_501_rows(tmp_path):
+    with h5py.File(tmp_path / 'theirs.hdf5', 'w') as file:
+        file['observation'] = np.zeros((1002, 3, 1, 1), np.uint8)
+        file['action'] = np.zeros((1002, 1), np.float32)
+        file['reward'] = np.arange(1002, dtype=np.float32)
+    convert.convert(tmp_path / 'theirs.hdf5', tmp_path / 'npz', 'npz')
+    found = list(contents(tmp_path / 'npz').values())
+    assert [one['reward'][[0, -1]].tolist() for one in found] == [
+        [0, 500], [501, 1001]]
+    for one in found:
+        assert np.flatnonzero(one['is_first']).tolist() == [0]
+        assert np.flatnonzero(one['is_last']).tolist() == [500]
+        assert not one['is_terminal'].any()
 
 
 @pytest.mark.parametrize('cuts', [[7], [2, 4, 13], [6, 7]])
@@ -162,13 +180,20 @@ def test_many_names(tmp_path):
 
 
 def test_layout_of_hdf5(tmp_path):
-    first = make_folder(tmp_path / 'first', 2, rows=5, size=84)
+    first = tmp_path / 'first'
+    first.mkdir()
+    for number in range(2):
+        episode = make_episode(number, rows=5, size=84)
+        episode['is_terminal'][-1] = number == 1
+        write_episode(first, episode, number, f'{number:032x}')
     convert.convert(first, tmp_path / 'set.hdf5', 'hdf5')
     with h5py.File(tmp_path / 'set.hdf5') as file:
         assert file['observation'].shape == (10, 3, 84, 84)
         assert file['observation'].dtype == np.uint8
         assert file['step_type'][:].tolist() == [0, 1, 1, 1, 2] * 2
-        assert file['discount'][:].tolist() == [1.0] * 10
+        # Not stored: 0 at a true end.
+        assert file['discount'][:].tolist() == [1.0] * 9 + [0.0]
+        assert {file[key].compression for key in hdf5.KEYS} == {'gzip'}
         name = sorted(file.name for file in first.glob('*.npz'))[1]
         image = readers.load_npz(first / name)['image']
         np.testing.assert_array_equal(

@@ -51,6 +51,32 @@ def test_statistics():
     assert table3.Statistics(maximum=3.0).known() == {'maximum': 3.0}
 
 
+# Baselines 6.6: maximum of `random`, of `medium_replay`, range of `medium`;
+# 10.1: smallest and largest return of all three.
+@pytest.mark.parametrize(('task', 'random', 'replay', 'medium', 'all_three'), [
+    ('walker_walk', 199.1, 398.2, (401.5, 598.0), (5.0, 598.0)),
+    ('cheetah_run', 198.2, 396.5, (300.5, 403.2), (1.7, 403.2)),
+    ('hopper_hop', 19.5, 39.9, (40.3, 84.9), (0.0, 84.9)),
+    ('humanoid_walk', 5.7, 359.0, (526.5, 609.4), (0.0, 609.4)),
+    ('car_racing', 149.2, 297.3, (302.3, 449.9), (-82.0, 449.9))])
+def test_extremes_of_table_3(task, random, replay, medium, all_three):
+    levels = [table3.TABLE[task, level]
+              for level in ('random', 'medium_replay', 'medium')]
+    assert [one.maximum for one in levels] == [random, replay, medium[1]]
+    assert levels[2].minimum == medium[0]
+    assert table3.RANGES[task] == all_three
+
+
+def test_other_numbers_of_table_3():
+    """Of `random`, and Car Racing's minima (baselines 6.6 and 10.6)."""
+    assert table3.TABLE['cheetah_run', 'random'].mean == 78
+    assert table3.TABLE['hopper_hop', 'random'].median == 0
+    car = [table3.TABLE['car_racing', level]
+           for level in ('random', 'medium_replay')]
+    assert car[0].mean == 10.3
+    assert [one.minimum for one in car] == [-82, -82]
+
+
 def test_a_deviation_is_no_return(tmp_path):
     """It has no place among the lines on the axis of returns."""
     named = dataclasses.replace(

@@ -124,6 +124,28 @@ def test_stored_zero_discounts_count_as_one_unless_told(tmp_path):
         strict.batch(0)['discount'], np.where(last, 0, .99), rtol=1e-6)
 
 
+@pytest.mark.parametrize('end', [False, True])
+def test_the_discount_is_that_of_the_last_of_the_n_rows(tmp_path, end):
+    """Stored, or 0 at a true end; never that of the rows before it."""
+    folder = tmp_path / 'stored'
+    folder.mkdir()
+    episode = make_episode(1, rows=6, actions=1, size=8)
+    if end:
+        episode['is_terminal'][-1] = True
+    else:
+        episode['discount'] = np.float32([1, .9, .8, .7, .6, .5])
+    write_episode(folder, episode, 0, '0' * 32)
+    source = sampler(open_store([folder]), 3, ignore_terminals=False)
+    rows, found = source.indices(0)[1], source.batch(0)['discount']
+    by_row = {int(row): float(one)
+              for row, one in zip(rows, found, strict=True)}
+    # 0.99^3 times the number of row t + 2.
+    expected = ([.970299, .970299, 0] if end else
+                [.970299 * .7, .970299 * .6, .970299 * .5])
+    assert by_row == pytest.approx(
+        dict(zip([1, 2, 3], expected, strict=True)), rel=1e-6)
+
+
 def test_the_capacity_cuts_rows(golden):
     source = sampler(golden, replay_buffer_size=9)
     episodes, rows = source.indices(0)

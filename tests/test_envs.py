@@ -122,18 +122,23 @@ def test_unknown_tasks_are_user_errors():
         DMC('walker_walk', scene='green')
 
 
-# Shares of replaced pixels, specification of the baselines 9.2.
+# Shares of replaced pixels, specification of the baselines 9.2. How many
+# frames they are means of is not said. With a grey floor it matters: 0.8 while
+# the hopper stands, 0.93 as soon as it lies.
 @pytest.mark.parametrize(('task', 'scene', 'share'), [
     ('walker_walk', 'stock', 0.93), ('walker_walk', 'grey_floor', 0.50),
-    ('cheetah_run', 'stock', 0.95), ('cheetah_run', 'grey_floor', 0.84)])
+    ('cheetah_run', 'stock', 0.95), ('cheetah_run', 'grey_floor', 0.84),
+    ('hopper_hop', 'stock', 0.97), ('hopper_hop', 'grey_floor', 0.83),
+    ('humanoid_walk', 'stock', 0.96), ('humanoid_walk', 'grey_floor', 0.97)])
 def test_share_of_replaced_pixels(task, scene, share):
     env = DMC(task, scene=scene)
-    rows = play(env, 1, actions(40, 6))
+    rows = play(env, 1, actions(20, env.action_size))
     env.close()
     black = np.zeros((64, 64, 1), np.uint8)
     found = [(composite(row['image'], black).max(-1) == 0).mean()
              for row in rows]
-    assert np.mean(found) == pytest.approx(share, abs=0.02)
+    assert np.mean(found) == pytest.approx(
+        share, abs=0.02 if scene == 'stock' else 0.04)
 
 
 def test_grey_floor_is_grey_and_the_sky_has_no_stars():
@@ -306,6 +311,20 @@ def test_car_racing_actions_are_scaled_and_clipped(monkeypatch):
     np.testing.assert_array_equal(seen[::2], [
         [-1, 0, 0], [0, 0.5, 0.5], [1, 1, 1], [-1, 1, 0]])
     np.testing.assert_array_equal(seen[1::2], seen[::2])
+
+
+def test_car_racing_frames_are_resized_bilinearly(monkeypatch):
+    env = CarRacing()
+    levels = np.tile(np.uint8([0, 120, 240]), 32)
+    frame = np.stack([levels + np.uint8(i) for i in range(3)], -1)
+    monkeypatch.setattr(env._env, 'reset', lambda seed: (
+        np.broadcast_to(frame, (96, 96, 3)).copy(), {}))
+    image = env.reset(0)['image']
+    env.close()
+    # Pixel x lies at 1.5 x + 0.25: three fourths of one, a fourth of another.
+    expected = np.tile([[30, 31, 32], [210, 211, 212]], (32, 1))
+    np.testing.assert_array_equal(
+        image, np.broadcast_to(expected, (64, 64, 3)))
 
 
 def test_car_racing_without_box2d(monkeypatch):
