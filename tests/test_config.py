@@ -266,7 +266,10 @@ def test_a_long_seed_is_not_rounded():
     ('--offline_lmbd inf', "expected float .as 5.0., found 'inf'"),
     ('--model_opt.lr -1e-4', 'model_opt.lr: expected at least 0'),
     ('--keep_checkpoints 0', 'keep_checkpoints: expected at least 1'),
-    ('--reward_head.dist foo', "expected one of mse, binary, found 'foo'"),
+    ('--discount_head.dist foo', "expected one of binary, mse, found 'foo'"),
+    # What no policy update could take the mode of.
+    ('--reward_head.dist binary', r'reward_head\.dist: .* of mse, found .bin'),
+    ('--critic.dist binary', r'critic\.dist: expected .* mse, found .binary'),
     ('--model_opt.opt adamw', "found 'adamw'")])
 def test_values_that_make_no_sense(flags, found):
     with pytest.raises(UserError, match=found):
