@@ -308,6 +308,34 @@ def test_half_precision_trains_with_float32_distributions(precision, jit):
     assert np.isfinite(float(metrics['actor_loss']))
 
 
+def test_float16_has_the_gradients_of_float32():
+    """Unscaled once, in every optimizer; Gaussian, as draws of classes would
+    be others. The scale of 256 overflows nowhere here."""
+    flags = ('--rssm.discrete', '0', '--.*_opt.clip', '0', '--imag_horizon',
+             '2', '--disen_inner', 'always', '--num_reward_opt_iters', '1')
+    found = []
+    for precision in ('32', '16'):
+        agent = make('--precision', precision, *flags)
+        model, behavior = agent.world_model, agent.behavior
+        for scale in (model.loss_scale, model.exo_head_scale,
+                      behavior.actor_scale, behavior.critic_scale):
+            if precision == '16':
+                scale._scale.assign(256.0)
+        updates = (agent.model_train, agent.agent_train)
+        grads = [update(batch(), draws())[0]['grad_clipped']
+                 for update in updates]
+        found.append({
+            label: np.concatenate([np.ravel(one) for one in values.values()])
+            for label, values in (grads[0] | grads[1]).items()})
+    assert set(found[0]) == {
+        'model', 'disen', 'disen_reward', 'actor', 'critic'}
+    for label, whole in found[0].items():
+        half, norm = found[1][label], np.linalg.norm
+        np.testing.assert_allclose(
+            norm(half), norm(whole), rtol=0.01, err_msg=label)
+        assert half @ whole > 0.999 * norm(half) * norm(whole) > 0, label
+
+
 def test_float16_skips_an_update_that_overflows():
     agent = make('--precision', '16')
     model = agent.world_model
