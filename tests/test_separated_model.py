@@ -85,6 +85,24 @@ def test_both_optimizers_step_the_joint_decoder():
     assert any('mask1' in name for name in shared)
 
 
+@pytest.mark.parametrize('flags', [
+    (), ('--separate_wm', 'False', '--grad_heads', 'decoder', 'reward')])
+def test_the_weights_of_the_losses_count(flags):
+    """7 free nats, more than any KL here, are what a KL term costs."""
+    agent = make('--kl.free', '7', '--disen_scales.kl_disen', '2',
+                 '--loss_scales.kl', '3', '--loss_scales.reward', '30', *flags)
+    outputs, found = agent.model_train(batch(), draws())
+    assert np.max(outputs['kl']) < 5
+    near = {'rtol': 0, 'atol': 0.01}  # float32 of 11,000 nats
+    np.testing.assert_allclose(
+        found['model_loss'] - found['image_loss'],
+        3 * 7 + 30 * found['reward_loss'], **near)
+    if not flags:
+        np.testing.assert_allclose(
+            found['disen_loss'] - found['image_loss'],
+            2 * 7 + 1.5 * found['disen/disen_only_image_loss'], **near)
+
+
 def test_trap_14_the_exogenous_weight_acts_squared():
     model = make('--disen_scales.disen_only', '1.5').world_model
     losses, _, metrics = model.exogenous_losses(
