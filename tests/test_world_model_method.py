@@ -137,6 +137,24 @@ def test_each_phase_draws_batches_of_its_own_size(store):
     assert found == [(2, 5, ACTIONS), (3, 4, ACTIONS)]
 
 
+@pytest.mark.parametrize('joint', [True, False])
+def test_the_joint_step_at_the_start_trains_everything(store, joint):
+    """Spec section 9: the released code's, of both phases' networks."""
+    method = make(store, initial_joint_step=joint, imag_horizon=2)
+    before = {name: np.array(value)
+              for name, value in method.state().items()}
+    method.phases()[0].start()
+    after = method.state()
+    kernels = ['world_model/encoder/conv0/kernel',
+               'world_model/exo_encoder/conv0/kernel',
+               'behavior/actor/out/kernel', 'behavior/critic/out/kernel']
+    assert [np.abs(after[name] - before[name]).max() > 1e-5
+            for name in kernels] == [joint] * len(kernels)
+    if not joint:
+        assert all(np.array_equal(after[name], value)
+                   for name, value in before.items())
+
+
 def test_the_discount_that_is_not_predicted_is_that_of_the_settings():
     agent = make(discount=0.9).agent
     seq = agent.world_model.imagine(
