@@ -21,6 +21,11 @@ from semopo_tf.backgrounds import composite, faded, load_background
 if TYPE_CHECKING:  # children load this module, and no more than they use
     from dreamerv2_base.config import Config
 
+# Keys of the videos and of DM Control's scene, which not all tasks show.
+VIDEO_KEYS = ('video_dir', 'video_frames', 'video_alpha',
+              'background_grayscale')
+SCENE_KEYS = ('scene', 'shadows', 'dmc_camera')
+
 
 @dataclass(frozen=True)
 class EnvSpec:
@@ -81,6 +86,18 @@ def make_env(spec: EnvSpec) -> Any:
         return env
     frames = background_of(spec)
     return env if frames is None else Distracted(env, frames)
+
+
+def unused_keys(task: str) -> tuple[str, ...]:
+    """Configuration keys that `make_env` does not read for a task.
+
+    Nothing is known of an environment of a user's own.
+    """
+    if task.startswith('state_'):
+        return (*VIDEO_KEYS, *SCENE_KEYS, 'render_size')
+    if is_car_racing(task):
+        return (*VIDEO_KEYS, *SCENE_KEYS)
+    return VIDEO_KEYS if task.startswith('dmc_') else ()
 
 
 def check_name(task: str) -> None:

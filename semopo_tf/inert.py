@@ -132,8 +132,22 @@ def _reasons(config: Config, named: list[str]) -> Iterator[tuple[str, str]]:
                         f'{"online" if online else "offline"}')
     for key in sorted(set(named) & set(unread(config))):
         yield key, f'{key} has no effect: method {method} does not read it'
+    yield from _of_the_task(config, named)
     if method in registry.DREAMERS:
         yield from _of_a_dreamer(config, named)
+
+
+def _of_the_task(config: Config, named: list[str],
+                 ) -> Iterator[tuple[str, str]]:
+    """Keys of what is seen, where the environment does not show it."""
+    # Here, because it takes a moment and only training asks.
+    from semopo_tf.environments import VIDEO_KEYS, unused_keys
+    for key in unused_keys(config.task):
+        yield from _among(named, key, f'{key} has no effect in {config.task}')
+    if config.video_dir == 'none':
+        for key in VIDEO_KEYS[1:]:
+            yield from _among(
+                named, key, f'{key} has no effect while video_dir is none')
 
 
 def _of_a_dreamer(config: Config, named: list[str],

@@ -27,7 +27,8 @@ CHOICES = {
     'disen_action_type': ('none', 'main'),
     'disen_inner': ('auto', 'always'),
     'actor_grad': ('auto', 'dynamics', 'reinforce', 'both'),
-    'reward_head.dist': ('mse', 'binary'), 'critic.dist': ('mse', 'binary'),
+    # Rewards and values are modes, which a Bernoulli does not have here.
+    'reward_head.dist': ('mse',), 'critic.dist': ('mse',),
     'discount_head.dist': ('binary', 'mse'),
     'clip_rewards': ('identity', 'sign', 'tanh'),
     # Those of penalties.py, ours and the released ones.

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from dreamerv2_base.actor_critic import ActorCritic, StreamNorm
+from dreamerv2_base.actor_critic import ActorCritic
 from dreamerv2_base.nets import Scope
 from dreamerv2_base.tf import tf
 from semopo_tf import settings
@@ -95,8 +95,24 @@ def test_both_mixes_the_return_with_the_score(seq, target):
     assert all(slope is None for slope in slopes.values())
 
 
+def test_lambda_mixes_values_with_returns(seq):
+    """Spec section 6, step 5, with λ = 0.25 and discounts of 0.8."""
+    behavior = make('--discount_lambda', '.25')
+    reward = np.random.default_rng(2).normal(size=(H + 1, N))
+    discount = tf.fill((H + 1, N), 0.8)
+    found, _ = behavior.target(
+        {**seq, 'discount': discount}, tf.constant(reward, tf.float32))
+    value = behavior.slow_critic(seq['feat']).mode().numpy()
+    following = value[H]
+    for t in reversed(range(H)):
+        mixed = 0.75 * value[t + 1] + 0.25 * following
+        following = reward[t] + 0.8 * mixed
+        np.testing.assert_allclose(found[t], following, rtol=1e-5, atol=1e-6)
+
+
 def test_stream_norm_follows_the_mean_magnitude():
-    norm = StreamNorm(Scope(0, 'n'), momentum=0.75, scale=2.0, eps=0.5)
+    norm = make('--reward_norm.momentum', '.75', '--reward_norm.scale', '2',
+                '--reward_norm.eps', '.5').reward_norm
     # Mean magnitudes 4 and 8: 0.75 · 1 + 0.25 · 4 = 1.75, then 3.3125. The
     # new magnitude divides, eps beside it.
     first = norm(tf.constant([2.0, -6.0]))

@@ -53,6 +53,26 @@ SMALL: dict[str, tuple[list[str], dict[str, Any]]] = {
 COMMON = {'jit': 'eager', 'steps': 4, 'agent_train_steps': 2,
           'save_updates': 2, 'log_updates': 1, 'offline_video_every': 0,
           'time_limit': 12, 'eval_eps': 1, 'final_eval_eps': 2}
+CQL = ('drq.cql_samples', 'drq.cql_temperature', 'drq.cql_importance_sample',
+       'drq.cql_dataset_action')
+# Keys that no run here asks for and no warning names. Those of commands, of
+# environments, which all methods share here, and what is read as config[key];
+# then what other settings switch off.
+UNASKED = {
+    'all': ('deterministic', 'require_gpu', 'offline_split_val',
+            'collect_episodes', 'collect_policy', 'scene', 'shadows',
+            'dmc_camera', 'render_size', 'time_limit', 'action_repeat',
+            'eval_envs', 'eval_workers', 'reward_head', 'discount_head',
+            'actor_grad_mix', 'slow_baseline'),
+    'offline_dv2': ('backward', 'model_starts', 'model_start_updates',
+                    'model_start_worth'),
+    'lompo': ('rssm', 'actor', 'critic', 'lompo.cql_samples'),
+    'drq_bc': ('drq.bc_noise', 'drq.min_q_weight', *CQL),
+    'drq_cql': ('drq.bc_noise', 'drq.alpha'),
+    'bc': ('drq.critic_target_tau', 'drq.alpha', 'drq.min_q_weight', *CQL),
+    'infogating': ('drq.filters', 'drq.critic_target_tau', 'drq.alpha',
+                   'drq.min_q_weight', *CQL),
+}
 # Methods that learn from a folder of data. Those that collect their own
 # (registry.ONLINE) have the same checks in tests/test_online.py.
 METHODS = [name for name in registry.METHODS if name not in registry.ONLINE]
@@ -356,6 +376,18 @@ def test_no_key_that_is_said_to_be_unread_is_read(name, runs):
     for key in config.read:
         leaves = [leaf for leaf in config.flat() if inert.below(leaf, [key])]
         assert not set(leaves) <= set(unread), key
+
+
+@each_method
+def test_every_key_is_read_or_said_to_have_no_effect(name, runs):
+    config = runs(name).config
+    given = dict.fromkeys(config.flat())
+    named = {note.split()[0] for note in inert.warnings(config, given)}
+    # A group that is unpacked is read whole; another by its keys.
+    by_key = {key.rpartition('.')[0] for key in config.read} - {''}
+    read = config.read - by_key
+    known = {*read, *named, *UNASKED['all'], *UNASKED.get(name, ())}
+    assert [key for key in given if not inert.below(key, known)] == []
 
 
 @each_method

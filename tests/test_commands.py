@@ -247,6 +247,7 @@ AGENT = ROOT / 'docs' / 'results' / 'mini' / 'agent'
     (('collect', '--collect_episodes', '0'), 'collect_episodes'),
     (('data', 'build', 'walker_walk_random', '--workers', '0'), '--workers'),
     (('train', '--offline_penalty_type', 'md'), "found 'md'"),
+    (('train', '--critic.dist', 'binary'), "one of mse, found 'binary'"),
     (('reproduce', '--scale', 'big'), "invalid choice: 'big'"),
     (('measure', AGENT, '--names', 'prob'), '--help'),
     (('convert-checkpoint', AGENT, 'x.npz', '--config',

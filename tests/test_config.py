@@ -26,6 +26,13 @@ RELEASED_COMMAND = (
     '--offline_datset_type medium --seed 1 --jit True --precision 16 '
     '--logdir runs/x').split()
 
+VIDEO = ('video_dir', 'video_frames', 'video_alpha', 'background_grayscale')
+SCENE = ('scene', 'shadows', 'dmc_camera')
+SEEN = ('--video_dir x --video_frames 9 --video_alpha .5 '
+        '--background_grayscale False --scene grey_floor --shadows False '
+        '--dmc_camera 2 --render_size 64 64 --action_repeat 4 '
+        '--time_limit 100')
+
 
 @pytest.fixture
 def small(tmp_path):
@@ -272,7 +279,18 @@ def test_runs_of_before_a_key_have_its_default(tmp_path):
     ('--configs paper --sampling_start 20 --sampling_epoch_updates 2',
      {'sampling_start'}),
     ('--configs drq_bc --model_starts 3 --prefill 3',
-     {'model_starts', 'prefill'})])
+     {'model_starts', 'prefill'}),
+    # What is seen, in tasks that show less (spec section 10).
+    (f'--configs released car_racing_random {SEEN}', {*VIDEO, *SCENE}),
+    (f'--configs bc --task gym_carracing {SEEN}', {*VIDEO, *SCENE}),
+    (f'--task dmc_walker_walk {SEEN}', set(VIDEO)),
+    (f'--task dmcdrv_walker_walk {SEEN}', set()),
+    (f'--task dmcdrv_walker_walk {SEEN} --video_dir none', set(VIDEO[1:])),
+    (f'--configs mopo --task state_walker_walk {SEEN}',
+     {*VIDEO, *SCENE, 'render_size'}),
+    (f'--configs mopo --task state_gym_Hopper-v4 {SEEN}',
+     {*VIDEO, *SCENE, 'render_size'}),
+    (f'--task of_my_own {SEEN}', set())])
 def test_flags_of_other_methods_are_named_once(flags, named):
     words = flags.split()
     config, _ = settings.resolve(words)
@@ -299,7 +317,10 @@ def test_a_long_seed_is_not_rounded():
     ('--offline_lmbd inf', "expected float .as 5.0., found 'inf'"),
     ('--model_opt.lr -1e-4', 'model_opt.lr: expected at least 0'),
     ('--keep_checkpoints 0', 'keep_checkpoints: expected at least 1'),
-    ('--reward_head.dist foo', "expected one of mse, binary, found 'foo'"),
+    ('--discount_head.dist foo', "expected one of binary, mse, found 'foo'"),
+    # What no policy update could take the mode of.
+    ('--reward_head.dist binary', r'reward_head\.dist: .* of mse, found .bin'),
+    ('--critic.dist binary', r'critic\.dist: expected .* mse, found .binary'),
     ('--model_opt.opt adamw', "found 'adamw'")])
 def test_values_that_make_no_sense(flags, found):
     with pytest.raises(UserError, match=found):

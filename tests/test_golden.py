@@ -135,6 +135,22 @@ def test_truncated_normal_samples_follow_their_density():
     np.testing.assert_allclose(counts, expected, rtol=.02, atol=6)
 
 
+@pytest.mark.parametrize(('loc', 'level', 'edge'), [
+    (0.9, 0.9999999, 0.999999), (-0.9, 1e-7, -0.999999)])
+def test_a_sample_at_the_edge_is_clipped_and_keeps_its_slope(
+        loc, level, edge):
+    """Spec section 2: to ±(1 − 1e-6), with a straight-through gradient."""
+    dist = TruncatedNormal(tf.constant([[loc]]), tf.constant([[0.5]]))
+    uniform = tf.constant([[level]])
+    with tf.GradientTape() as tape:
+        tape.watch(uniform)
+        found = dist.sample(uniform)
+    np.testing.assert_allclose(found, [[edge]], rtol=0, atol=1e-7)
+    # One over the density at 1: 0.5 (Φ(0.2) − Φ(−3.8)) / φ(0.2).
+    np.testing.assert_allclose(
+        tape.gradient(found, uniform), [[0.740567]], rtol=1e-4)
+
+
 def test_initial_layer_sizes():
     """G13: encoder 31, 14, 6, 2 and decoder 5, 13, 30, 64 pixels."""
     from dreamerv2_base.nets import ConvDecoder, Encoder

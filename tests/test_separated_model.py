@@ -85,6 +85,24 @@ def test_both_optimizers_step_the_joint_decoder():
     assert any('mask1' in name for name in shared)
 
 
+@pytest.mark.parametrize('flags', [
+    (), ('--separate_wm', 'False', '--grad_heads', 'decoder', 'reward')])
+def test_the_weights_of_the_losses_count(flags):
+    """7 free nats, more than any KL here, are what a KL term costs."""
+    agent = make('--kl.free', '7', '--disen_scales.kl_disen', '2',
+                 '--loss_scales.kl', '3', '--loss_scales.reward', '30', *flags)
+    outputs, found = agent.model_train(batch(), draws())
+    assert np.max(outputs['kl']) < 5
+    near = {'rtol': 0, 'atol': 0.01}  # float32 of 11,000 nats
+    np.testing.assert_allclose(
+        found['model_loss'] - found['image_loss'],
+        3 * 7 + 30 * found['reward_loss'], **near)
+    if not flags:
+        np.testing.assert_allclose(
+            found['disen_loss'] - found['image_loss'],
+            2 * 7 + 1.5 * found['disen/disen_only_image_loss'], **near)
+
+
 def test_trap_14_the_exogenous_weight_acts_squared():
     model = make('--disen_scales.disen_only', '1.5').world_model
     losses, _, metrics = model.exogenous_losses(
@@ -306,6 +324,34 @@ def test_half_precision_trains_with_float32_distributions(precision, jit):
     assert post['deter'].dtype == agent.world_model.dtype != tf.float32
     _, metrics = agent.agent_train(batch(), draws())
     assert np.isfinite(float(metrics['actor_loss']))
+
+
+def test_float16_has_the_gradients_of_float32():
+    """Unscaled once, in every optimizer; Gaussian, as draws of classes would
+    be others. The scale of 256 overflows nowhere here."""
+    flags = ('--rssm.discrete', '0', '--.*_opt.clip', '0', '--imag_horizon',
+             '2', '--disen_inner', 'always', '--num_reward_opt_iters', '1')
+    found = []
+    for precision in ('32', '16'):
+        agent = make('--precision', precision, *flags)
+        model, behavior = agent.world_model, agent.behavior
+        for scale in (model.loss_scale, model.exo_head_scale,
+                      behavior.actor_scale, behavior.critic_scale):
+            if precision == '16':
+                scale._scale.assign(256.0)
+        updates = (agent.model_train, agent.agent_train)
+        grads = [update(batch(), draws())[0]['grad_clipped']
+                 for update in updates]
+        found.append({
+            label: np.concatenate([np.ravel(one) for one in values.values()])
+            for label, values in (grads[0] | grads[1]).items()})
+    assert set(found[0]) == {
+        'model', 'disen', 'disen_reward', 'actor', 'critic'}
+    for label, whole in found[0].items():
+        half, norm = found[1][label], np.linalg.norm
+        np.testing.assert_allclose(
+            norm(half), norm(whole), rtol=0.01, err_msg=label)
+        assert half @ whole > 0.999 * norm(half) * norm(whole) > 0, label
 
 
 def test_float16_skips_an_update_that_overflows():

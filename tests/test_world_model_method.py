@@ -7,19 +7,28 @@ import pytest
 
 from dreamerv2_base.errors import UserError
 from dreamerv2_base.noise import CounterDraws
+from dreamerv2_base.optimizer import global_norm
+from dreamerv2_base.store import open_store
 from dreamerv2_base.tf import tf
 from semopo_tf import settings
 from semopo_tf.agent import PenalizedAgent
 from semopo_tf.method import expect_frames
 from semopo_tf.world_model_method import WorldModelMethod
+from tests.helpers import make_folder
 
 ACTIONS, COUNT, KEY = 3, 2, 7
 
 
-def make(**changes):
+def make(store=None, **changes):
     config, _ = settings.resolve(['--configs', 'debug', '--jit', 'eager'])
     return WorldModelMethod(
-        config.update({'seed': 5, **changes}), None, ACTIONS)
+        config.update({'seed': 5, **changes}), store, ACTIONS)
+
+
+@pytest.fixture(scope='module')
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('data') / 'episodes'
+    return open_store([make_folder(folder, actions=ACTIONS)])
 
 
 def draws_of(method, step):
@@ -117,6 +126,68 @@ def test_draws_are_of_the_phase_the_update_and_the_seed(monkeypatch):
     found = drawn(5) + drawn(6)
     assert len(set(found)) == len(found) == 8
     assert drawn(5) == found[:4]
+
+
+def test_each_phase_draws_batches_of_its_own_size(store):
+    method = make(store, cache_embeddings=False,
+                  offline_model_dataset={'batch': 2, 'length': 5},
+                  offline_train_dataset={'batch': 3, 'length': 4})
+    found = [phase.source(store).batch(0)['action'].shape
+             for phase in method.phases()]
+    assert found == [(2, 5, ACTIONS), (3, 4, ACTIONS)]
+
+
+@pytest.mark.parametrize('joint', [True, False])
+def test_the_joint_step_at_the_start_trains_everything(store, joint):
+    """Spec section 9: the released code's, of both phases' networks."""
+    method = make(store, initial_joint_step=joint, imag_horizon=2)
+    before = {name: np.array(value)
+              for name, value in method.state().items()}
+    method.phases()[0].start()
+    after = method.state()
+    kernels = ['world_model/encoder/conv0/kernel',
+               'world_model/exo_encoder/conv0/kernel',
+               'behavior/actor/out/kernel', 'behavior/critic/out/kernel']
+    assert [np.abs(after[name] - before[name]).max() > 1e-5
+            for name in kernels] == [joint] * len(kernels)
+    if not joint:
+        assert all(np.array_equal(after[name], value)
+                   for name, value in before.items())
+
+
+def test_the_discount_that_is_not_predicted_is_that_of_the_settings():
+    agent = make(discount=0.9).agent
+    seq = agent.world_model.imagine(
+        agent.behavior.actor, agent.world_model.rssm.initial(COUNT), 2,
+        CounterDraws(0, 'test', tf.constant(0)))
+    np.testing.assert_allclose(seq['discount'], [[0.9] * COUNT] * 3)
+    np.testing.assert_allclose(
+        seq['weight'], [[1] * COUNT, [0.9] * COUNT, [0.81] * COUNT])
+
+
+def test_every_optimizer_has_its_own_settings():
+    """Adam's first step is its rate; a gradient of ones is clipped."""
+    groups = {'model_opt': {'lr': 1e-3, 'clip': 0.5, 'wd': 0.5},
+              'actor_opt': {'lr': 2e-3, 'clip': 0.25, 'wd': 0.25},
+              'critic_opt': {'lr': 4e-3, 'clip': 0.125, 'wd': 0.125}}
+    agent = make(**{name: {**group, 'eps': 1e-9}
+                    for name, group in groups.items()}).agent
+    model, behavior = agent.world_model, agent.behavior
+    for optimizer, name in (
+            (model.optimizer, 'model_opt'), (model.exo_optimizer, 'model_opt'),
+            (model.exo_head_optimizer, 'model_opt'),
+            (behavior.actor_opt, 'actor_opt'),
+            (behavior.critic_opt, 'critic_opt')):
+        group = groups[name]
+        variable = next(iter(optimizer.targets.values()))
+        before = variable.numpy()
+        _, clipped = optimizer.apply({
+            key: tf.ones_like(x) for key, x in optimizer.targets.items()})
+        np.testing.assert_allclose(
+            global_norm(clipped), group['clip'], rtol=1e-4)
+        np.testing.assert_allclose(
+            variable, before * (1 - group['wd']) - group['lr'],
+            rtol=1e-3, atol=1e-6, err_msg=optimizer.label)
 
 
 @pytest.mark.parametrize(('image', 'found'), [
