@@ -107,6 +107,19 @@ def test_the_mask_network_starts_as_pytorchs_layers_do():
         assert .8 < largest <= 1
 
 
+def test_features_and_actions_end_in_a_tanh():
+    agent = InfoGatingAgent(config_of(), 2, Scope(0))
+    batch = full_batch()
+    features = agent.encoder(batch['obs']).numpy()
+    # A layer norm as it starts is below the tanh.
+    normed = np.arctanh(features.astype(np.float64))
+    np.testing.assert_allclose(normed.mean(1), 0, atol=1e-4)
+    np.testing.assert_allclose(normed.std(1), 1, atol=1e-3)
+    kernel = variables_by_name(agent.head)['policy/dense2/kernel']
+    kernel.assign(1e4 * kernel)
+    np.testing.assert_allclose(np.abs(agent.act(batch['obs'])), 1, atol=1e-3)
+
+
 def logits_of_grey(**biases):
     """Mask logits of frames of the middle value, 127.5, less the last
     layer's bias. Layers of the bottleneck have the given biases, or none."""
@@ -152,12 +165,34 @@ def test_masks_are_between_hidden_and_shown():
     np.testing.assert_allclose(noisy, [.3, .05, -.3], rtol=1e-6)
 
 
+def test_noisy_logits_stay_within_one_straight_through():
+    logits = tf.constant([2.0, .9, .5, -.9, -3.0])
+    normal = tf.constant([0.0, .4, .4, -.4, .4])
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        noisy = perturbed(logits, normal, .5, .3)
+    np.testing.assert_allclose(noisy, [1, 1, .7, -1, -1], rtol=1e-6)
+    assert np.array_equal(tape.gradient(noisy, logits), np.ones(5))
+
+
 def fix_masks(agent, logit):
     """The same logit in all masks, whatever the frames show."""
     final = variables_by_name(agent.mask_net)
     final['mask_net/final/kernel'].assign(
         tf.zeros_like(final['mask_net/final/kernel']))
     final['mask_net/final/bias'].assign([logit, logit, logit])
+
+
+class Asked:
+    """In the place of an energy: a table, and what it was asked for."""
+
+    def __init__(self, table):
+        self.table = tf.constant(table)
+
+    def __call__(self, now, later, actions):
+        self.now, self.later, self.actions = (
+            x.numpy() for x in (now, later, actions))
+        return self.table
 
 
 def shown_and_masks(iteration, **changes):
@@ -178,6 +213,22 @@ def test_half_of_the_rows_are_left_as_they_are(share):
     black = [not a.any() for a in shown]
     assert sum(same) == round(4 * share)
     assert np.array_equal(np.logical_not(same), black)
+
+
+def test_the_lowest_numbers_drawn_name_the_ungated_rows():
+    # All masks are closed: what is not black is un-gated.
+    agent = InfoGatingAgent(config_of(), 2, Scope(0))
+    fix_masks(agent, -9.0)
+    agent.energy = asked = Asked(np.zeros((4, 5), np.float32))
+    agent.encoder = lambda images: images
+    batch = full_batch()
+    agent.representation_loss(
+        batch['obs'], batch['obs_k'], batch['action'], tf.constant(50.0),
+        RecordedDraws({'ungated/obs': np.float32([.9, .1, .8, .2]),
+                       'ungated/obs_k': np.float32([.3, .9, .5, .1]),
+                       'negatives': np.zeros((4, 4, 2), np.float32)}))
+    assert [i for i in range(4) if asked.now[i].any()] == [1, 3]
+    assert [i for i in range(4) if asked.later[i].any()] == [0, 3]
 
 
 def test_the_policy_learns_on_the_gated_frames():
@@ -219,19 +270,20 @@ def test_the_policy_does_not_train_the_encoder(head):
         assert np.array_equal(value, encoders[1][name]), name
 
 
-# In the warm start and after it.
-@pytest.mark.parametrize('iteration', [0.0, 50.0])
-def test_an_update_moves_everything(iteration):
-    agent = InfoGatingAgent(config_of(**{'drq.lr': 0.01}), 2, Scope(0))
-    parts = {'mask_net': agent.mask_net, 'encoder': agent.encoder,
-             'energy': agent.energy, 'policy': agent.head._policy}
-    before = {name: values(part) for name, part in parts.items()}
+# In the warm start, with gradients of a few hundred ε, and after it.
+@pytest.mark.parametrize(('iteration', 'rel'), [(0.0, .01), (50.0, 1e-3)])
+def test_the_first_step_moves_every_array_by_the_step_size(iteration, rel):
+    # Adam's first step is 3e-4 wherever a gradient is far above ε, 1e-8.
+    agent = InfoGatingAgent(config_of(), 2, Scope(0))
+    parts = (agent.mask_net, agent.encoder, agent.energy, agent.head._policy)
+    before = [values(part) for part in parts]
     agent.train(full_batch(), tf.constant(iteration), draws())
-    for name, part in parts.items():
-        moved = [np.abs(value - before[name][key]).max()
-                 for key, value in values(part).items()
-                 if 'running_' not in key]
-        assert max(moved) > 1e-3, name
+    for part, old in zip(parts, before, strict=True):
+        for name, value in values(part).items():
+            # The softmax cancels the energy's last bias.
+            if 'running_' not in name and name != 'energy/out/bias':
+                moved = np.abs(value - old[name]).max()
+                assert moved == pytest.approx(3e-4, rel=rel), name
 
 
 def test_the_policy_learns_on_features_of_the_updated_encoder():
@@ -298,6 +350,28 @@ def test_after_the_warm_start_masks_are_closed_and_learn():
         + .001 * metrics['mask_square_mean']), rel=1e-5)
 
 
+@pytest.mark.parametrize(('iteration', 'sparsity'), [
+    (0.0, -.1 * .6), (50.0, .1 * .6 + .001 * .42)])
+def test_the_sparsity_terms_of_masks_set_by_hand(iteration, sparsity):
+    # Half of the masks of obs .2, half .6; all of those of obs_k .8. Means
+    # .4 and .8, of squares (.04 + .36) / 2 = .2 and .64.
+    agent = InfoGatingAgent(config_of(**{
+        'infogating.noise_iterations': 0}), 2, Scope(0))
+    shape = (4, 36, 18, 3)
+    found = iter([np.concatenate([np.full(shape, .2), np.full(shape, .6)], 2),
+                  np.full((4, 36, 36, 3), .8)])
+    agent.mask_net = lambda images: tf.constant(
+        np.arctanh(next(found)), tf.float32)
+    batch = full_batch()
+    loss, metrics, _ = agent.representation_loss(
+        batch['obs'], batch['obs_k'], batch['action'],
+        tf.constant(iteration), draws())
+    assert float(metrics['mask_mean']) == pytest.approx(.6, rel=1e-5)
+    assert float(metrics['mask_square_mean']) == pytest.approx(.42, rel=1e-5)
+    assert float(loss - metrics['inverse_loss']) == pytest.approx(
+        sparsity, abs=1e-6)
+
+
 def test_an_uninformative_energy_has_the_loss_of_guessing():
     agent = InfoGatingAgent(config_of(), 2, Scope(0))
     out = variables_by_name(agent.energy)['energy/out/kernel']
@@ -307,18 +381,6 @@ def test_an_uninformative_energy_has_the_loss_of_guessing():
         batch['obs'], batch['obs_k'], batch['action'], tf.constant(50.0),
         draws())
     assert float(metrics['inverse_loss']) == pytest.approx(np.log(5))
-
-
-class Asked:
-    """In the place of an energy: a table, and what it was asked for."""
-
-    def __init__(self, table):
-        self.table = tf.constant(table)
-
-    def __call__(self, now, later, actions):
-        self.now, self.later, self.actions = (
-            x.numpy() for x in (now, later, actions))
-        return self.table
 
 
 def test_the_true_action_is_told_from_uniform_ones():
@@ -375,12 +437,13 @@ def test_agrees_with_the_recording():
     assert report.agrees, {g: report.worst(g) for g in report.errors}
 
 
-@pytest.mark.parametrize('changes', [
-    {'infogating.sparsity': 0.2}, {'infogating.noise_clip': 0.2},
-    {'infogating.warm_start': 9000}])
-def test_a_difference_is_noticed(changes):
-    changes = {**changes, 'jit': 'eager'}
-    assert not parity_drq.replay(recording('infogating'), changes).agrees
+def test_a_difference_is_noticed():
+    trace, eagerly = recording('infogating'), {'jit': 'eager'}
+    assert parity_drq.replay(trace, eagerly).agrees
+    for key, value in (('sparsity', .2), ('sparsity_square', .01),
+                       ('noise_clip', .2), ('warm_start', 9000)):
+        changed = {**eagerly, f'infogating.{key}': value}
+        assert not parity_drq.replay(trace, changed).agrees, key
 
 
 def test_all_of_the_critics_head_is_saved_and_loaded():

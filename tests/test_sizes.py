@@ -70,6 +70,32 @@ def test_weights_per_module(preset, sizes):
     assert method.parameters() == expected(**sizes)
 
 
+def norm(size):
+    return 2 * size
+
+
+def block(inputs, filters):  # a convolution without bias, and its norm
+    return 9 * inputs * filters + norm(filters)
+
+
+def test_weights_per_module_of_infogating():
+    # Baselines 7.1, layer by layer.
+    from semopo_tf.baselines.infogating import InfoGating
+    config, _ = settings.resolve(['--configs', 'infogating'])
+    assert InfoGating(config, None, action_size=6).parameters() == {
+        'encoder': (
+            conv(6, 9, 128) + conv(1, 128, 128) + conv(3, 128, 128)
+            + conv(4, 128, 256) + dense(6400, 256) + norm(256)),
+        'mask_net': (
+            block(9, 32) + block(32, 32) + block(32, 64) + 2 * block(64, 64)
+            + dense(1600, 128) + dense(128, 128) + dense(128, 1600)
+            + 2 * block(128, 64) + block(128, 32) + 2 * block(64, 32)
+            + conv(1, 32, 3)),
+        # The batch norm keeps a mean and a variance beside its weights.
+        'energy': ((256 + 256 + 6) * 256 + 2 * norm(256) + dense(256, 1)),
+        'policy': mlp(256, 2, 1024, 6)}
+
+
 def test_memory_estimate_grows_with_the_batch_and_shrinks_with_precision():
     config, _ = settings.resolve(['--configs', 'released'])
     full = memory.training(config, 10 ** 7).total

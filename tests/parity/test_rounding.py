@@ -16,11 +16,12 @@ DATA = Path(__file__).parent / 'data'
 def compared(ours, recorded, doubt, of=100):
     """Report of one array, among `of` elements that agree."""
     report = Report('x')
-    same = np.ones(of, np.float32)
+    same, odd = np.ones(of, np.float32), np.array(ours)
+    restart = {'same': same, 'odd': odd + np.array(doubt) / 4}
     parity_drq._compare_group('weights', {
-        'same': (same, same),
-        'odd': (np.array(ours), np.array(recorded))}, lambda: {
-            'same': np.zeros(of), 'odd': np.array(doubt)}, report)
+        'same': (same, same), 'odd': (odd, np.array(recorded))},
+        parity_drq.Doubt({'same': same, 'odd': odd}, lambda _: restart, 1),
+        report)
     return report
 
 
@@ -41,16 +42,30 @@ def test_many_differences_are_not_rounding():
     assert not compared(ours, recorded, recorded, of=100).agrees
 
 
-def test_doubt_is_measured():
+def test_doubt_is_measured_until_nothing_is_left_to_explain():
     ours = {'sure': np.float32([1.0]), 'chance': np.float32([1.0, 1.0])}
+    restarts = []
 
     def again(seed):
+        restarts.append(seed)
         return {'sure': np.float32([1.0]),
                 'chance': np.float32([1.0, 1.25 if seed == 3 else 0.875])}
 
-    found = parity_drq._doubt(ours, again)
-    assert found['sure'] == 0
-    assert np.array_equal(found['chance'], [0.0, 4 * 0.25])
+    # Four times what a restart moves, .125 or .25: .5, later 1.
+    doubt = parity_drq.Doubt(ours, again, 6)
+    for gap, explained, made in (
+            ([0.0, .5], [True, True], 1), ([0.0, .51], [True, True], 4),
+            ([0.0, 1.0], [True, True], 4), ([.01, 1.01], [False, False], 6),
+            ([0.0, 1.0], [True, True], 6)):
+        assert doubt.explains('chance', np.array(gap)).tolist() == explained
+        assert restarts == list(range(made))
+    assert not doubt.explains('sure', np.array([1e-9]))
+    assert restarts == list(range(6))
+
+
+def test_without_restarts_nothing_is_explained():
+    doubt = parity_drq.Doubt({'x': np.zeros(2)}, lambda seed: {}, 0)
+    assert doubt.explains('x', np.array([0.0, 1e-9])).tolist() == [True, False]
 
 
 def test_the_last_bits_move_up_and_down():
