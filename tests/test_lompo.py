@@ -301,6 +301,31 @@ def test_acting(small):
     assert (going_on != reset).any()
 
 
+def test_acting_is_the_actor_on_the_filtered_frames():
+    """Baselines 2.6: the actor without noise; the actions feed back."""
+    method = LOMPO(configured(jit='eager', eval_state_mean=True), None, 2)
+    image = np.random.default_rng(0).integers(
+        0, 256, (1, 4, 64, 64, 3), np.uint8)
+    first, state, actions = np.arange(4)[None] == 0, None, []
+    for t in range(4):
+        action, state = method.policy(
+            {'image': image[:, t], 'is_first': first[:, t]}, state, 3)
+        actions.append(action)
+    actions = np.stack(actions, 1)
+
+    def by_hand(before):
+        data = {'image': tf.constant(image / 255 - 0.5, tf.float32),
+                'action': tf.constant(before), 'is_first': first}
+        _, post, _ = method.model.filter(
+            data, CounterDraws(0, 'x', tf.constant(0)), None, False)
+        return method.agent.actor(method.model.rssm.get_feat(post)).numpy()
+
+    before = np.pad(actions[:, :-1], ((0, 0), (1, 0), (0, 0)))
+    np.testing.assert_allclose(actions, by_hand(before), atol=1e-6)
+    # What was done counts, by more than the rounding above.
+    assert np.abs(actions - by_hand(0 * before)).max() > 1e-3
+
+
 class Counting(LOMPO):
     """Counts how often each graph is traced."""
 
