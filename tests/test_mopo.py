@@ -367,6 +367,12 @@ def test_resuming_is_exact(store, whole, stop):
         np.testing.assert_array_equal(ours[name], theirs[name], name)
 
 
+def test_a_round_comes_every_so_many_policy_updates(whole):
+    _, _, metrics = whole
+    rounds = ['pool_rows' in update for update in metrics[6:]]
+    assert rounds == [True, False, True, False, True, False]
+
+
 def test_graphs_train_both_phases_and_act(store):
     config = configured()
     method = MOPO(config, store)
