@@ -351,14 +351,19 @@ class Counting(LOMPO):
 
 
 def train(method, store, steps):
+    """Carry out the steps; after which policy updates was a refresh?"""
+    refreshed = []
     model, agent = method.phases()
     for phase, name in ((model, 'model'), (agent, 'agent')):
         source = phase.source(store)
         for kind, step in steps:
             if kind == name:
-                phase.train(source.batch(step), step)
+                metrics = phase.train(source.batch(step), step)
+                if 'penalty_mean' in metrics:
+                    refreshed.append(step)
             elif kind == f'{name}_start':
                 phase.start()
+    return refreshed
 
 
 def test_refreshed_buffers_are_not_traced_again(tmp_path):
@@ -368,10 +373,11 @@ def test_refreshed_buffers_are_not_traced_again(tmp_path):
     config = configured()
     method = Counting(config, mixed)
     # Agent updates 0 … 6, a refresh after 2 and after 5.
-    train(method, mixed, [('model', 0), ('model', 1), ('agent_start', 0)]
-          + [('agent', i) for i in range(4)])
+    assert train(method, mixed, [
+        ('model', 0), ('model', 1), ('agent_start', 0),
+        *(('agent', i) for i in range(4))]) == [2]
     middle = method.state()
-    train(method, mixed, [('agent', i) for i in range(4, 7)])
+    assert train(method, mixed, [('agent', i) for i in range(4, 7)]) == [5]
     assert set(method.traced.values()) == {1}
     after = method.state()
     changed = [key for key in after if 'buffer' in key
@@ -381,10 +387,11 @@ def test_refreshed_buffers_are_not_traced_again(tmp_path):
 
 
 def test_every_filling_and_refresh_has_batches_and_draws_of_its_own(store):
-    encoded, imagined = [], []
+    episodes, encoded, imagined = [], [], []
 
     class Spying(LOMPO):
         def encode(self, number, counter):
+            episodes.append(number)
             encoded.append(counter)
             return super().encode(number, counter)
 
@@ -394,10 +401,13 @@ def test_every_filling_and_refresh_has_batches_and_draws_of_its_own(store):
 
     method = Spying(configured(jit='eager'), store)
     method.fill()
-    for number in range(3):
+    for number in range(5):
         method.refresh(number)
     counters, batches = zip(*imagined, strict=True)
-    assert len(set(encoded)) == len(encoded) == 6  # 3 episodes, 3 refreshes
+    assert len(set(encoded)) == len(encoded) == 8  # 3 episodes, 5 refreshes
+    # A refresh takes one at random; five come to all three.
+    assert episodes[:3] == [0, 1, 2]
+    assert set(episodes[3:]) == {0, 1, 2}
     assert len(set(counters)) == len(counters)
     assert len(set(batches)) == len(batches)
 
