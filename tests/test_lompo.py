@@ -301,6 +301,31 @@ def test_acting(small):
     assert (going_on != reset).any()
 
 
+def test_acting_is_the_actor_on_the_filtered_frames():
+    """Baselines 2.6: the actor without noise; the actions feed back."""
+    method = LOMPO(configured(jit='eager', eval_state_mean=True), None, 2)
+    image = np.random.default_rng(0).integers(
+        0, 256, (1, 4, 64, 64, 3), np.uint8)
+    first, state, actions = np.arange(4)[None] == 0, None, []
+    for t in range(4):
+        action, state = method.policy(
+            {'image': image[:, t], 'is_first': first[:, t]}, state, 3)
+        actions.append(action)
+    actions = np.stack(actions, 1)
+
+    def by_hand(before):
+        data = {'image': tf.constant(image / 255 - 0.5, tf.float32),
+                'action': tf.constant(before), 'is_first': first}
+        _, post, _ = method.model.filter(
+            data, CounterDraws(0, 'x', tf.constant(0)), None, False)
+        return method.agent.actor(method.model.rssm.get_feat(post)).numpy()
+
+    before = np.pad(actions[:, :-1], ((0, 0), (1, 0), (0, 0)))
+    np.testing.assert_allclose(actions, by_hand(before), atol=1e-6)
+    # What was done counts, by more than the rounding above.
+    assert np.abs(actions - by_hand(0 * before)).max() > 1e-3
+
+
 class Counting(LOMPO):
     """Counts how often each graph is traced."""
 
@@ -326,14 +351,19 @@ class Counting(LOMPO):
 
 
 def train(method, store, steps):
+    """Carry out the steps; after which policy updates was a refresh?"""
+    refreshed = []
     model, agent = method.phases()
     for phase, name in ((model, 'model'), (agent, 'agent')):
         source = phase.source(store)
         for kind, step in steps:
             if kind == name:
-                phase.train(source.batch(step), step)
+                metrics = phase.train(source.batch(step), step)
+                if 'penalty_mean' in metrics:
+                    refreshed.append(step)
             elif kind == f'{name}_start':
                 phase.start()
+    return refreshed
 
 
 def test_refreshed_buffers_are_not_traced_again(tmp_path):
@@ -343,10 +373,11 @@ def test_refreshed_buffers_are_not_traced_again(tmp_path):
     config = configured()
     method = Counting(config, mixed)
     # Agent updates 0 … 6, a refresh after 2 and after 5.
-    train(method, mixed, [('model', 0), ('model', 1), ('agent_start', 0)]
-          + [('agent', i) for i in range(4)])
+    assert train(method, mixed, [
+        ('model', 0), ('model', 1), ('agent_start', 0),
+        *(('agent', i) for i in range(4))]) == [2]
     middle = method.state()
-    train(method, mixed, [('agent', i) for i in range(4, 7)])
+    assert train(method, mixed, [('agent', i) for i in range(4, 7)]) == [5]
     assert set(method.traced.values()) == {1}
     after = method.state()
     changed = [key for key in after if 'buffer' in key
@@ -356,10 +387,11 @@ def test_refreshed_buffers_are_not_traced_again(tmp_path):
 
 
 def test_every_filling_and_refresh_has_batches_and_draws_of_its_own(store):
-    encoded, imagined = [], []
+    episodes, encoded, imagined = [], [], []
 
     class Spying(LOMPO):
         def encode(self, number, counter):
+            episodes.append(number)
             encoded.append(counter)
             return super().encode(number, counter)
 
@@ -369,10 +401,13 @@ def test_every_filling_and_refresh_has_batches_and_draws_of_its_own(store):
 
     method = Spying(configured(jit='eager'), store)
     method.fill()
-    for number in range(3):
+    for number in range(5):
         method.refresh(number)
     counters, batches = zip(*imagined, strict=True)
-    assert len(set(encoded)) == len(encoded) == 6  # 3 episodes, 3 refreshes
+    assert len(set(encoded)) == len(encoded) == 8  # 3 episodes, 5 refreshes
+    # A refresh takes one at random; five come to all three.
+    assert episodes[:3] == [0, 1, 2]
+    assert set(episodes[3:]) == {0, 1, 2}
     assert len(set(counters)) == len(counters)
     assert len(set(batches)) == len(batches)
 

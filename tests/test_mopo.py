@@ -144,7 +144,10 @@ def test_weights_are_as_specified():
 
 
 def test_the_loss_is_the_formula():
-    _, model = ensemble()
+    decays, logvar_decay = [0.1, 0.2, 0.3], 0.4
+    _, model = ensemble(layers=2, decays=decays, logvar_decay=logvar_decay)
+    for layer in model._layers:  # biases do not decay
+        layer.bias.assign(tf.ones_like(layer.bias))
     rng = np.random.default_rng(0)
     inputs = rng.standard_normal((3, 6, STATES + ACTIONS)).astype('f')
     targets = rng.standard_normal((3, 6, 1 + STATES)).astype('f')
@@ -152,17 +155,21 @@ def test_the_loss_is_the_formula():
     mean, logvar = (x.numpy() for x in model(tf.constant(inputs)))
     x = (inputs - model.shift.numpy()) / model.scale.numpy()
     for k in range(3):  # each network by itself
-        first, head = model._hidden[0], model._mean
-        hidden = x[k] @ first.kernel[k].numpy()
-        hidden *= 1 / (1 + np.exp(-hidden))
+        hidden = x[k]
+        for layer in model._hidden:
+            hidden = hidden @ layer.kernel[k].numpy() + 1
+            hidden *= 1 / (1 + np.exp(-hidden))
         np.testing.assert_allclose(
-            mean[k], hidden @ head.kernel[k].numpy(), atol=1e-5)
+            mean[k], hidden @ model._mean.kernel[k].numpy() + 1, atol=1e-5)
     assert logvar.max() < 0.5 + 1e-3
     expected = sum(
         np.mean((mean[k] - targets[k]) ** 2 * np.exp(-logvar[k]))
         + np.mean(logvar[k]) for k in range(3))
-    expected += sum(1e-4 * 0.5 * np.sum(np.square(layer.kernel))
-                    for layer in model._layers)
+    expected += sum(
+        decay * 0.5 * np.sum(np.square(layer.kernel))
+        for decay, layer in zip(
+            [*decays, logvar_decay],
+            [*model._hidden, model._mean, model._logvar], strict=True))
     expected += 0.01 * (1 + STATES) * (0.5 + 10)
     found, _ = model.loss(tf.constant(inputs), tf.constant(targets))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
@@ -358,6 +365,12 @@ def test_resuming_is_exact(store, whole, stop):
     assert ours.keys() == theirs.keys()
     for name in ours:
         np.testing.assert_array_equal(ours[name], theirs[name], name)
+
+
+def test_a_round_comes_every_so_many_policy_updates(whole):
+    _, _, metrics = whole
+    rounds = ['pool_rows' in update for update in metrics[6:]]
+    assert rounds == [True, False, True, False, True, False]
 
 
 def test_graphs_train_both_phases_and_act(store):

@@ -127,6 +127,15 @@ def test_trap_21_target_entropy(actions, name, value):
     assert agent.target_entropy == value
 
 
+def test_the_spread_of_the_policy_is_bounded():
+    agent = make()
+    variables_by_name(agent.policy)['sac/policy/out/bias'].assign(
+        [50.0, -50.0, 50.0, -50.0])  # two means, two log-deviations
+    mean, log_std = agent._gaussian(tf.zeros((1, 3)))
+    np.testing.assert_allclose(mean, [[50.0, -50.0]], atol=1e-3)
+    np.testing.assert_array_equal(log_std, [[2.0, -20.0]])
+
+
 def test_unknown_target_entropy_is_a_user_error():
     with pytest.raises(UserError, match=r'sac\.target_entropy: expected'):
         make(target_entropy='auto')
@@ -224,3 +233,4 @@ def test_settings_are_the_published_ones():
     assert (group.layers, group.units, group.act) == (2, 256, 'relu')
     assert (group.lr, group.eps, group.batch) == (3e-4, 1e-8, 256)
     assert (group.discount, group.tau) == (0.99, 5e-3)
+    assert make().log_alpha.numpy() == 0  # a temperature of 1
