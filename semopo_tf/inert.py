@@ -44,6 +44,12 @@ OFFLINE_ONLY = (
 READERS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (('lompo',), ('lompo',)),
     (('drq',), registry.PIXEL_METHODS),
+    (('drq.alpha',), ('drq_bc',)),
+    (('drq.bc_noise',), ('bc', 'infogating')),
+    (('drq.critic_target_tau',), ('drq_bc', 'drq_cql')),
+    (('drq.min_q_weight', 'drq.cql_samples', 'drq.cql_temperature',
+      'drq.cql_importance_sample', 'drq.cql_dataset_action'), ('drq_cql',)),
+    (('drq.filters',), ('drq_bc', 'drq_cql', 'bc')),
     (('infogating',), ('infogating',)),
     (('mopo', 'sac'), ('mopo',)),
     (('behaviour',), ()),  # of run.py data build
@@ -66,6 +72,7 @@ READERS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
       'discount_lambda', 'actor_grad', 'actor_grad_mix', 'actor_ent',
       'slow_target', 'slow_target_update', 'slow_target_fraction',
       'slow_baseline', 'reward_norm', 'eval_noise'), registry.DREAMERS),
+    (('actor.dist', 'actor.min_std', 'critic.dist'), registry.DREAMERS),
     (('offline_lmbd',), (*registry.WORLD_MODELS, 'mopo')),
     (('offline_video_every',), (*registry.WORLD_MODELS, 'infogating')),
     (('image_size', 'offline_model_dataset.length'),
@@ -132,6 +139,10 @@ def _reasons(config: Config, named: list[str]) -> Iterator[tuple[str, str]]:
                         f'{"online" if online else "offline"}')
     for key in sorted(set(named) & set(unread(config))):
         yield key, f'{key} has no effect: method {method} does not read it'
+    if method in registry.WORLD_MODELS and not config.pred_discount:
+        for key in named:
+            if below(key, ('discount_head', 'loss_scales.discount')):
+                yield key, f'{key} has no effect while pred_discount is False'
     yield from _of_the_task(config, named)
     if method in registry.DREAMERS:
         yield from _of_a_dreamer(config, named)
@@ -167,13 +178,14 @@ def _of_a_dreamer(config: Config, named: list[str],
             'offline_lmbd has no effect while offline_penalty_type is none'))
     if not config.separate_wm:
         for key in named:
-            if key.startswith('disen_') or key in (
-                    'num_reward_opt_iters', 'exo_only_decoder'):
+            if key.startswith(('disen_', 'model_start')) or key in (
+                    'num_reward_opt_iters', 'exo_only_decoder', 'backward'):
                 yield key, f'{key} has no effect while separate_wm is False'
     elif not config.disen_scales.reward and config.disen_inner == 'auto':
         yield from _among(named, 'num_reward_opt_iters', (
             'num_reward_opt_iters has no effect at disen_scales.reward 0: '
             'nothing reads the exogenous reward head'))
+    yield from _of_the_gradients(config, named)
     if config.sampling != 'auto':
         yield from _among(named, 'replay.incremental', (
             'replay.incremental has no effect while sampling is '
@@ -183,6 +195,17 @@ def _of_a_dreamer(config: Config, named: list[str],
         if sampling not in schemes:
             yield from _among(named, key, (
                 f'{key} has no effect under {sampling} sampling'))
+
+
+def _of_the_gradients(config: Config, named: list[str],
+                      ) -> Iterator[tuple[str, str]]:
+    kind = config.actor_grad
+    unused = {'auto': ('actor_grad_mix', 'slow_baseline'),
+              'dynamics': ('actor_grad_mix', 'slow_baseline'),
+              'reinforce': ('actor_grad_mix',), 'both': ()}
+    for key in unused[kind]:
+        yield from _among(named, key, (
+            f'{key} has no effect while actor_grad is {kind}'))
 
 
 def _among(named: list[str], key: str, note: str,

@@ -53,25 +53,15 @@ SMALL: dict[str, tuple[list[str], dict[str, Any]]] = {
 COMMON = {'jit': 'eager', 'steps': 4, 'agent_train_steps': 2,
           'save_updates': 2, 'log_updates': 1, 'offline_video_every': 0,
           'time_limit': 12, 'eval_eps': 1, 'final_eval_eps': 2}
-CQL = ('drq.cql_samples', 'drq.cql_temperature', 'drq.cql_importance_sample',
-       'drq.cql_dataset_action')
 # Keys that no run here asks for and no warning names. Those of commands, of
 # environments, which all methods share here, and what is read as config[key];
-# then what other settings switch off.
+# then what another setting of its own switches off.
 UNASKED = {
     'all': ('deterministic', 'require_gpu', 'offline_split_val',
             'collect_episodes', 'collect_policy', 'scene', 'shadows',
             'dmc_camera', 'render_size', 'time_limit', 'action_repeat',
-            'eval_envs', 'eval_workers', 'reward_head', 'discount_head',
-            'actor_grad_mix', 'slow_baseline'),
-    'offline_dv2': ('backward', 'model_starts', 'model_start_updates',
-                    'model_start_worth'),
+            'eval_envs', 'eval_workers', 'reward_head', 'discount_head'),
     'lompo': ('rssm', 'actor', 'critic', 'lompo.cql_samples'),
-    'drq_bc': ('drq.bc_noise', 'drq.min_q_weight', *CQL),
-    'drq_cql': ('drq.bc_noise', 'drq.alpha'),
-    'bc': ('drq.critic_target_tau', 'drq.alpha', 'drq.min_q_weight', *CQL),
-    'infogating': ('drq.filters', 'drq.critic_target_tau', 'drq.alpha',
-                   'drq.min_q_weight', *CQL),
 }
 # Methods that learn from a folder of data. Those that collect their own
 # (registry.ONLINE) have the same checks in tests/test_online.py.

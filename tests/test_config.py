@@ -270,7 +270,7 @@ def test_runs_of_before_a_key_have_its_default(tmp_path):
 
 
 @pytest.mark.parametrize(('flags', 'named'), [
-    ('--configs bc --imag_horizon 15 --drq.alpha 3', {'imag_horizon'}),
+    ('--configs drq_bc --imag_horizon 15 --drq.alpha 3', {'imag_horizon'}),
     ('--configs lompo --sampling paper --mopo.horizon 3 --rssm.hidden 8',
      {'sampling', 'mopo.horizon'}),
     ('--configs mopo --rssm.hidden 8 --sac.units 8', {'rssm.hidden'}),

@@ -124,13 +124,16 @@ def task_key(entry: registry.DataSet) -> str:
 
 def arguments(cell: Cell, folder: Path, logdir: Path, video_dir: str | None,
               ) -> list[str]:
-    """Flags of `run.py train` for a cell."""
+    """Flags of `run.py train` for a cell; videos where its task has some."""
     flags = ['--configs', *presets_of_cell(cell)]
-    for key, value in overrides_of(cell).items():
+    changes = overrides_of(cell)
+    for key, value in changes.items():
         flags += [f'--{key}', value]
     flags += ['--offline_dir', str(folder), '--seed', str(cell.seed),
               '--logdir', str(logdir)]
-    return flags + (['--video_dir', video_dir] if video_dir else [])
+    if video_dir and changes['task'].startswith('dmcdrv_'):
+        flags += ['--video_dir', video_dir]
+    return flags
 
 
 def find_data(name: str, data: Path) -> Path | None:
