@@ -202,6 +202,15 @@ def test_tia_has_its_own_weights_of_hopper():
     assert inert.warnings(config) == []
 
 
+def test_dissociation_without_its_gradients_is_told():
+    """Baselines 6.5: it needs `reward` among the grad heads."""
+    said = ['disen_scales.reward has no effect on the latents while reward '
+            'is not among grad_heads']
+    for heads, notes in ((['none'], said), (['decoder', 'reward'], [])):
+        config, _ = settings.resolve(['--configs', 'se_rs_drp'])
+        assert inert.warnings(config.update({'grad_heads': heads})) == notes
+
+
 def test_paper_values():
     """The rows of spec section 11."""
     paper, _ = settings.resolve(['--configs', 'paper'])
@@ -309,6 +318,7 @@ def test_a_long_seed_is_not_rounded():
     ('--seed -1', 'seed: expected at least 0, found -1'),
     ('--offline_model_dataset.length 1', 'expected at least 2, found 1'),
     ('--discount 2', 'expected 0 to 1, found 2'),
+    ('--offline_split_val True', 'a validation split is not part of'),
     ('--video_frames 0', 'video_frames: expected at least 1, found 0'),
     ('--video_alpha -0.1', 'expected 0 to 1, found -0.1; .*--video_alpha 0'),
     ('--video_alpha 1.5', 'expected 0 to 1, found 1.5; .*--video_alpha 1'),

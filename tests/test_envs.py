@@ -115,7 +115,8 @@ def test_task_names_of_several_words(task, size):
 def test_unknown_tasks_are_user_errors():
     with pytest.raises(UserError, match=r'walker_wlak.*nearest: walker_walk'):
         DMC('walker_wlak')
-    for task in ('walker_walk', 'atari_pong', 'dmc_'):
+    for task in ('walker_walk', 'atari_pong', 'dmc_',
+                 'dmcdis_walker_walk_easy'):
         with pytest.raises(UserError, match='dmcdrv_TASK'):
             make_env(EnvSpec(task))
     with pytest.raises(UserError, match='scene'):

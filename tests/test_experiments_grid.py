@@ -160,6 +160,17 @@ def test_hopper_has_its_own_weights():
         'disen_scales.reward': '30000'}
 
 
+def test_offline_dv2_has_its_papers_penalty_weight_at_the_papers_scale():
+    """Baselines 1.7: the command of SeMOPO computes with 5."""
+    presets, found = settings.presets(), {}
+    for scale in ('paper', 'released'):
+        cell = grid.Cell('Offline DV2', 'walker_walk_random', 0, scale)
+        config, _ = presets.parse(scales.arguments(
+            cell, Path('data'), Path('run'), None))
+        found[scale] = config.offline_lmbd
+    assert found == {'paper': 10, 'released': 5}
+
+
 def test_request_errors_are_one_line():
     for arguments, word in (
             (['--table', '9'], '1, 2, 3'), ([], '--all'),

@@ -161,8 +161,9 @@ LITERALS = {
         'rssm.std_act': 'softplus', 'rssm.min_std': 0.1,
         'lompo.cache_episodes': 1000, 'lompo.cache_sequences': 100000,
         'lompo.buffer_size': 0, 'grad_heads': ['decoder', 'reward'],
-        # B 2.6
-        'actor_opt.wd': 0.0, 'critic_opt.wd': 0.0},
+        # B 2.6; evaluated as the others are.
+        'actor_opt.wd': 0.0, 'critic_opt.wd': 0.0,
+        'agent_train_steps': 1000, 'eval_eps': 10},
     'drq_bc': {**PIXELS, 'drq.filters': 32, 'drq.alpha': 2.5},  # B 3.5
     'drq_cql': {  # B 4
         **PIXELS, 'drq.filters': 32, 'drq.min_q_weight': 10.0,
@@ -198,7 +199,14 @@ LITERALS = {
         'dataset.batch': 50, 'dataset.length': 50, 'prefill': 2500,
         'pretrain': 100, 'train_every': 500, 'train_steps': 100,
         'expl_noise': 0.3, 'steps': 500000, 'snapshot_every': 10000,
-        'eval_every': 2500, 'eval_eps': 1, 'action_repeat': 2}}
+        'eval_every': 2500, 'eval_eps': 1, 'action_repeat': 2,
+        # … and B 1.3 to 1.5, of DreamerV2
+        'rssm.discrete': 32, 'rssm.stoch': 32, 'rssm.deter': 200,
+        'encoder.cnn_depth': 48, 'decoder.cnn_depth': 48,
+        'encoder.act': 'elu', 'kl.free': 1.0, 'kl.balance': 0.8,
+        'kl.forward': False, 'model_opt.lr': 3e-4, 'model_opt.eps': 1e-5,
+        'model_opt.wd': 1e-6, 'actor_ent': 1e-4, 'slow_target': True,
+        'actor.dist': 'auto'}}
 
 
 @pytest.mark.parametrize('name', LITERALS)

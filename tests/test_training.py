@@ -85,6 +85,38 @@ def test_a_stop_while_it_starts_does_not_start_it_twice(store, tmp_path):
     assert train(configured(tmp_path / 'other'), store) == [1, 3]
 
 
+class Noting(NoSimulator):
+    """… and what its evaluations were to be drawn by."""
+
+    def __init__(self):
+        self.keys = []
+
+    def run(self, method, episodes, key):
+        self.keys.append(key)
+        return super().run(method, episodes, key)
+
+
+class Evaluated(Counter):
+    """Two phases, each with evaluations before updates 0 and 2."""
+
+    def phases(self):
+        return [Phase(name, 4, self.train, None, 2) for name in ('a', 'b')]
+
+
+def test_no_two_evaluations_of_a_run_share_their_key(store, tmp_path):
+    def keys(name, seed):
+        config, noting = configured(tmp_path / name, '--seed', seed), Noting()
+        with RunFolder(config) as run:
+            training.Loop(config, Evaluated(False), store, run,
+                          noting).train()
+        return noting.keys
+
+    found = keys('first', '5') + keys('other', '6')
+    # An environment's seed is the key's last 31 bits.
+    assert len({key % 2 ** 31 for key in found}) == len(found) == 10
+    assert keys('again', '5') == found[:5]
+
+
 class EqualReturns(Counter):
     """… whose source leaves episodes out."""
 
