@@ -61,10 +61,10 @@ UNUSED = re.compile(r'policy/trunk\.|.*num_batches_tracked')
 # measured: the updates are made again from weights that differ in their last
 # bits, by as much as another order of a sum of thousands does.
 LAST_BITS = 4 * 2.0 ** -23
-# Restarts fall into a few kinds, as one switch or another falls (the sign of a
-# gradient, a ReLU), and a kind that is not met is not allowed for. The widest
-# of InfoGating's is met by a quarter to a fifth of them: eight miss it once in
-# eight times, as many as these once in thousands (docs/results/main_job.md).
+# What restarts give is of a few kinds, and a kind that is not met is not
+# allowed for. The widest of InfoGating's is met by a fifth to a quarter of
+# them: eight miss it once in eight times, as many as these once in thousands
+# (docs/results/main_job.md).
 RESTARTS = 32
 REACH = 4.0  # times the largest difference of so few restarts
 MOST_LEFT_OUT = 0.05  # of all elements
