@@ -160,6 +160,15 @@ def test_hopper_has_its_own_weights():
         'disen_scales.reward': '30000'}
 
 
+def test_offline_dv2_has_the_weight_of_its_own_command_at_paper():
+    """Baselines 1.7, 1.9: 10; as SeMOPO's release runs it, the preset's 5."""
+    changes = {scale: scales.overrides_of(grid.Cell(
+        'Offline DV2', 'walker_walk_random', 0, scale))
+        for scale in ('paper', 'released')}
+    assert changes['paper']['offline_lmbd'] == '10'
+    assert 'offline_lmbd' not in changes['released']
+
+
 def test_request_errors_are_one_line():
     for arguments, word in (
             (['--table', '9'], '1, 2, 3'), ([], '--all'),
