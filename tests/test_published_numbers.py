@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from semopo_tf import parity_lompo, settings
+from semopo_tf.experiments import metrics, scales
 from semopo_tf.parity import Trace
 from semopo_tf.world_model_method import WorldModelMethod
 
@@ -199,6 +200,14 @@ LITERALS = {
         'pretrain': 100, 'train_every': 500, 'train_steps': 100,
         'expl_noise': 0.3, 'steps': 500000, 'snapshot_every': 10000,
         'eval_every': 2500, 'eval_eps': 1, 'action_repeat': 2}}
+
+
+def test_the_numbers_of_the_evaluation():
+    # B 10.3: of a profile; as many for every interval.
+    assert (metrics.RESAMPLES, metrics.LEVEL) == (2000, 0.95)
+    # B 10.4
+    assert [scales.SCALES[name].samples
+            for name in scales.FULL_SIZE] == [1000, 1000]
 
 
 @pytest.mark.parametrize('name', LITERALS)
