@@ -163,7 +163,9 @@ LITERALS = {
         'lompo.cache_episodes': 1000, 'lompo.cache_sequences': 100000,
         'lompo.buffer_size': 0, 'grad_heads': ['decoder', 'reward'],
         # B 2.6
-        'actor_opt.wd': 0.0, 'critic_opt.wd': 0.0},
+        'actor_opt.wd': 0.0, 'critic_opt.wd': 0.0,
+        # Ours: as of the other methods (docs/divergences.md).
+        'agent_train_steps': 1000, 'eval_eps': 10},
     'drq_bc': {**PIXELS, 'drq.filters': 32, 'drq.alpha': 2.5},  # B 3.5
     'drq_cql': {  # B 4
         **PIXELS, 'drq.filters': 32, 'drq.min_q_weight': 10.0,
@@ -193,6 +195,8 @@ LITERALS = {
         'agent_train_steps': 1000, 'eval_eps': 10,
         'sac.target_entropy': 'released'},
     'tia': {
+        # B 1.1: DreamerV2's own prior; its KL (docs/divergences.md).
+        'rssm.ensemble': 1, 'kl.balance': 0.8, 'kl.free': 1.0,
         # B 6.2 to 6.4, in decisions of two control steps
         'imag_horizon': 15, 'num_reward_opt_iters': 20,
         'disen_action_type': 'main', 'scene': 'grey_floor',
