@@ -21,7 +21,11 @@ from semopo_tf.method import Method
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Rows of the evaluated episodes and a film of the first one."""
+    """What was found of each episode, and a film of the first one.
+
+    Of an episode: 'return', 'length' (rows, one more than decisions) and
+    'background', the first frame of its video, if it has one.
+    """
 
     episodes: list[dict[str, Any]]
     frames: np.ndarray | None

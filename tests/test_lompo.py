@@ -254,12 +254,20 @@ def test_shared_noise_is_a_setting(store):
     alike = {key: np.repeat(value[:1], 2, 0) for key, value in SequenceSampler(
         store, configured(), 'x').batch(0).items()}
     for shared in (True, False):
-        method = LOMPO(configured(**{'lompo.shared_noise': shared}), store)
-        post = method.model.states(
-            {k: tf.constant(v) for k, v in alike.items()},
-            CounterDraws(0, 'x', tf.constant(0)))
-        same = np.array_equal(post['stoch'][0], post['stoch'][1])
-        assert same == shared
+        # Noise on actions, which is each row's own, would tell rows apart.
+        model = LOMPO(configured(**{
+            'lompo.shared_noise': shared, 'lompo.expl_amount': 0.0}),
+            store).model
+        batch = {k: tf.constant(v) for k, v in alike.items()}
+        draws = CounterDraws(0, 'x', tf.constant(0))
+        post = model.states(batch, draws.scope('states'))
+        start = {k: tf.repeat(v[:1, 0], 2, 0) for k, v in post.items()}
+        rows = model.rollout(
+            lambda feat: feat[:, :2], start, draws.scope('rollout'))
+        outputs, _ = model.train(batch, draws.scope('train'))
+        for first, second in (post['stoch'], outputs['post']['stoch'],
+                              tf.unstack(rows['next_obs'], axis=1)):
+            assert np.array_equal(first, second) == shared
 
 
 def test_masked_rows_change_nothing(store):

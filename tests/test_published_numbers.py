@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from semopo_tf import parity_lompo, settings
+from semopo_tf.experiments import metrics, scales
 from semopo_tf.parity import Trace
 from semopo_tf.world_model_method import WorldModelMethod
 
@@ -161,8 +162,9 @@ LITERALS = {
         'rssm.std_act': 'softplus', 'rssm.min_std': 0.1,
         'lompo.cache_episodes': 1000, 'lompo.cache_sequences': 100000,
         'lompo.buffer_size': 0, 'grad_heads': ['decoder', 'reward'],
-        # B 2.6; evaluated as the others are.
+        # B 2.6
         'actor_opt.wd': 0.0, 'critic_opt.wd': 0.0,
+        # Ours: as of the other methods (docs/divergences.md).
         'agent_train_steps': 1000, 'eval_eps': 10},
     'drq_bc': {**PIXELS, 'drq.filters': 32, 'drq.alpha': 2.5},  # B 3.5
     'drq_cql': {  # B 4
@@ -193,6 +195,8 @@ LITERALS = {
         'agent_train_steps': 1000, 'eval_eps': 10,
         'sac.target_entropy': 'released'},
     'tia': {
+        # B 1.1: DreamerV2's own prior; its KL (docs/divergences.md).
+        'rssm.ensemble': 1, 'kl.balance': 0.8, 'kl.free': 1.0,
         # B 6.2 to 6.4, in decisions of two control steps
         'imag_horizon': 15, 'num_reward_opt_iters': 20,
         'disen_action_type': 'main', 'scene': 'grey_floor',
@@ -207,6 +211,14 @@ LITERALS = {
         'kl.forward': False, 'model_opt.lr': 3e-4, 'model_opt.eps': 1e-5,
         'model_opt.wd': 1e-6, 'actor_ent': 1e-4, 'slow_target': True,
         'actor.dist': 'auto'}}
+
+
+def test_the_numbers_of_the_evaluation():
+    # B 10.3: of a profile; as many for every interval.
+    assert (metrics.RESAMPLES, metrics.LEVEL) == (2000, 0.95)
+    # B 10.4
+    assert [scales.SCALES[name].samples
+            for name in scales.FULL_SIZE] == [1000, 1000]
 
 
 @pytest.mark.parametrize('name', LITERALS)

@@ -13,7 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dreamerv2_base.envs.rollout import Rollout, episode_seed
+from dreamerv2_base.envs.rollout import (
+    EpisodeUnderWay,
+    Rollout,
+    episode_seed,
+    finished,
+)
 from dreamerv2_base.errors import UserError
 from semopo_tf.environments import EnvSpec, make_env
 from tests.helpers import ROOT
@@ -122,6 +127,11 @@ def test_episodes_have_the_format(expected):
         assert arrays['reward'][0] == 0
         assert episode.total == pytest.approx(arrays['reward'].sum())
         assert episode.attempts == 1
+
+
+def test_returns_are_summed_in_double_precision():
+    rows = [{'reward': np.float32(value)} for value in (1e8, 1, -1e8)]
+    assert finished(EpisodeUnderWay(0, 0, rows), ()).total == 1.0
 
 
 def test_action_of_a_row_led_to_its_reward(expected):

@@ -36,7 +36,7 @@ class Finished:
 
     Attributes:
       arrays: the kept arrays, rows by time (see the episode format).
-      total: sum of rewards, float64. length: rows.
+      total: sum of rewards, float64. length: rows, one more than decisions.
       background: first frame of the background video, if there is one.
       attempts: 1, and one more for every time its process was lost.
     """

@@ -45,8 +45,8 @@ class Row:
       hours: wall clock of all its commands up to this row: training,
         measurement, evaluation.
       updates_per_second: of both phases together.
-      returns, lengths: of every final episode, raw (summed rewards;
-        rows, one more than decisions).
+      returns, lengths: of every final episode, raw (summed rewards; rows,
+        one more than decisions).
       checkpoint_step: updates of the policy that was evaluated.
       quantities: path of an npz (experiments.quantities) or ''.
       logdir: the run folder. Both paths are kept relative to the store
