@@ -195,8 +195,7 @@ LITERALS = {
         'agent_train_steps': 1000, 'eval_eps': 10,
         'sac.target_entropy': 'released'},
     'tia': {
-        # B 1.1: DreamerV2's own prior; its KL (docs/divergences.md).
-        'rssm.ensemble': 1, 'kl.balance': 0.8, 'kl.free': 1.0,
+        'rssm.ensemble': 1,  # B 1.1: DreamerV2's own prior
         # B 6.2 to 6.4, in decisions of two control steps
         'imag_horizon': 15, 'num_reward_opt_iters': 20,
         'disen_action_type': 'main', 'scene': 'grey_floor',
