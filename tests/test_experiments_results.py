@@ -275,7 +275,7 @@ def test_results_against_a_file(tmp_path, capsys):
     def told(*more):
         options, rest = run.parser().parse_known_args([*words, *more])
         code = listing.show_results(options, rest)
-        return code, [(line.split('\t')[1], line.split('\t')[-1])
+        return code, [(line.split('\t')[2], line.split('\t')[-1])
                       for line in capsys.readouterr().out.splitlines()[1:]]
 
     assert told() == (0, [

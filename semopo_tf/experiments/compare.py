@@ -16,7 +16,7 @@ from scipy import stats
 from semopo_tf.experiments.results import Row
 
 LEVEL = 0.05  # below this probability two means are called apart
-COLUMNS = ('set', 'system', 'ours', 'theirs', 'difference', 'equal runs',
+COLUMNS = ('scale', 'set', 'system', 'ours', 'theirs', 'difference', 'equal runs',
            'p', 'verdict')
 
 
@@ -25,7 +25,7 @@ class Pair:
     """A cell of a table, here and there.
 
     Attributes:
-      set, system: as in rows; `system` with its variant, if it has one.
+      scale, set, system: as in rows; `system` with its variant, if it has one.
       ours, theirs: mean return of each run.
       equal: how many runs have the same returns, episode by episode, as the
         run of the same name there.
@@ -34,6 +34,7 @@ class Pair:
         there are too few runs to say.
     """
 
+    scale: str
     set: str
     system: str
     ours: tuple[float, ...]
@@ -58,8 +59,8 @@ class Pair:
         """What COLUMNS say."""
         difference = (f'{np.mean(self.ours) - np.mean(self.theirs):+.1f}'
                       if self.ours and self.theirs else '–')
-        return (self.set, self.system, _mean(self.ours), _mean(self.theirs),
-                difference, f'{self.equal} of {len(self.ours)}',
+        return (self.scale, self.set, self.system, _mean(self.ours),
+                _mean(self.theirs), difference, f'{self.equal} of {len(self.ours)}',
                 '–' if self.p is None else f'{self.p:.2f}', self.verdict)
 
 
@@ -80,8 +81,9 @@ def _pair(cell: tuple[str, ...], ours: Sequence[Row], theirs: Sequence[Row],
     there = {row.run: row.returns for row in theirs}
     mine, other = (tuple(float(np.mean(row.returns)) for row in rows)
                    for rows in (ours, theirs))
-    _, name, system, variant = cell
-    return Pair(name, f'{system} ({variant})' if variant else system,
+    scale, name, system, variant = cell
+    return Pair(scale, name,
+                f'{system} ({variant})' if variant else system,
                 mine, other,
                 sum(row.returns == there.get(row.run) for row in ours),
                 _probability(mine, other))

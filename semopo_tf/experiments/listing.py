@@ -62,7 +62,7 @@ def _compare(rows: Sequence[Row], options: argparse.Namespace) -> int:
                      for name, wanted in _filters(options).items())]
     pairs = compare.compare(rows, theirs)
     _print(compare.COLUMNS, [pair.fields() for pair in pairs],
-           ('set', 'system', 'verdict'),
+           ('scale', 'set', 'system', 'verdict'),
            'mean of the runs ± their sample deviation (how many); equal: '
            "every return; p: of Student's t, whether the means differ: with "
            'two runs a side only large differences can show')
