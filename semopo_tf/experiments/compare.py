@@ -16,8 +16,8 @@ from scipy import stats
 from semopo_tf.experiments.results import Row
 
 LEVEL = 0.05  # below this probability two means are called apart
-COLUMNS = ('scale', 'set', 'system', 'ours', 'theirs', 'difference', 'equal runs',
-           'p', 'verdict')
+COLUMNS = ('scale', 'set', 'system', 'ours', 'theirs', 'difference',
+           'equal runs', 'p', 'verdict')
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ class Pair:
         difference = (f'{np.mean(self.ours) - np.mean(self.theirs):+.1f}'
                       if self.ours and self.theirs else '–')
         return (self.scale, self.set, self.system, _mean(self.ours),
-                _mean(self.theirs), difference, f'{self.equal} of {len(self.ours)}',
+                _mean(self.theirs), difference,
+                f'{self.equal} of {len(self.ours)}',
                 '–' if self.p is None else f'{self.p:.2f}', self.verdict)
 
 
