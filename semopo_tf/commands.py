@@ -101,7 +101,8 @@ def evaluate(folder: Path, episodes: int | None, arguments: list[str],
                         f'there, found {video}; make the folder first, or '
                         f'give --video {video.with_suffix(".mp4")}')
     data = read_record(folder / 'data.json')
-    for note in data_match.video_notes(folder, config):
+    for note in (*data_match.video_notes(folder, config),
+                 *inert.of_an_evaluation(config, flags)):
         print(f'warning: {note}', file=sys.stderr)
     method, state = export.load_policy(folder, config)
     from dreamerv2_base.noise import fold

@@ -110,13 +110,23 @@ def warnings(config: Config, given: Mapping[str, object] | None = None,
     `given` holds the keys (or groups, or regexes of keys) set on the command
     line; others are not named. Each key is named once.
     """
-    flags = [*(given or {})]
-    known = {*flags, *(key for flag in flags for key in config.matching(flag))}
-    named = [key for key in config.flat() if below(key, known)]
     notes: dict[str, str] = {}
-    for key, note in _reasons(config, named):
+    for key, note in _reasons(config, _named(config, given or {})):
         notes.setdefault(key, note)
     return [*notes.values(), *_hopper(config), *_exogenous_reward(config)]
+
+
+def of_an_evaluation(config: Config, given: Mapping[str, object],
+                     ) -> list[str]:
+    """The same for flags of the environment alone, of `run.py evaluate`."""
+    return [note for _, note in _of_the_task(config, _named(config, given))]
+
+
+def _named(config: Config, given: Iterable[str]) -> list[str]:
+    """The keys that flags (keys, groups, regexes of keys) change."""
+    flags = [*given]
+    known = {*flags, *(key for flag in flags for key in config.matching(flag))}
+    return [key for key in config.flat() if below(key, known)]
 
 
 def _reasons(config: Config, named: list[str]) -> Iterator[tuple[str, str]]:

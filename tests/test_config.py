@@ -307,6 +307,15 @@ def test_flags_of_other_methods_are_named_once(flags, named):
     assert sorted(note.split()[0] for note in notes) == sorted(named)
 
 
+def test_flags_of_an_evaluation_without_effect_are_named():
+    config, _ = settings.resolve(['--task', 'dmc_walker_walk'])
+    given = parse_flags(['--background_grayscale', 'False', '--steps', '3'])
+    assert [note.split()[0] for note in inert.of_an_evaluation(
+        config, given)] == ['background_grayscale']
+    behind = config.update({'task': 'dmcdrv_walker_walk'}, 'test')
+    assert inert.of_an_evaluation(behind, given) == []
+
+
 def test_a_long_seed_is_not_rounded():
     for text, number in (('12345678901234567', 12345678901234567),
                          ('1e3', 1000)):

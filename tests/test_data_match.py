@@ -230,3 +230,7 @@ def test_evaluating_before_other_videos_is_said(tmp_path, videos):
         warned.append([line for line in done.stderr.splitlines()
                        if line.startswith('warning: videos: ')])
     assert [len(lines) for lines in warned] == [0, 1]
+    done = call('evaluate', run, '--task', 'dmc_cartpole_swingup',
+                '--background_grayscale', 'False')
+    assert ('warning: background_grayscale has no effect in dmc_cartpole'
+            in done.stderr)
