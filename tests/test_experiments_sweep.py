@@ -305,6 +305,6 @@ def test_rows_are_printed_in_the_same_order_whatever_ended_first(
 
 def test_attempts_are_not_written_to_a_csv(tmp_path):
     from tests.test_experiments_grid import parse_command
-    with pytest.raises(UserError, match='--attempts or --csv, found both'):
+    with pytest.raises(UserError, match='found --attempts and --csv'):
         listing.show_results(*parse_command(
             'results', str(tmp_path), '--attempts', '--csv', 'all.csv'))
