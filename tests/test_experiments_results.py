@@ -260,6 +260,22 @@ def test_runs_beside_those_of_another_machine(ours, theirs, verdict, p):
     assert pair.p == (None if p is None else pytest.approx(p, abs=1e-9))
 
 
+@pytest.mark.parametrize(('ours', 'theirs', 'other'), [
+    (('a', 'd'), ('a', 'd'), ()), (('a', 'd'), ('b', 'd'), ('configuration',)),
+    (('a', 'd'), ('a', 'e'), ('data',)),
+    (('a', 'd'), ('b', 'e'), ('configuration', 'data')),
+    (('', 'd'), ('b', ''), ())])
+def test_what_else_two_machines_did_otherwise(ours, theirs, other):
+    # Seed 1 is on one side alone: it has nothing to be compared with.
+    [pair] = compare.compare(
+        [make_row('run0', config_hash=ours[0], data_digest=ours[1]),
+         make_row('run1', seed=1, config_hash='x', data_digest='y')],
+        [make_row('run0', config_hash=theirs[0], data_digest=theirs[1])])
+    assert pair.other == other
+    assert pair.fields()[compare.COLUMNS.index('other')] == (
+        ', '.join(other) or '–')
+
+
 def test_results_against_a_file(tmp_path, capsys):
     file = tmp_path / 'theirs.csv'
     ResultStore(tmp_path / 'there').append(make_row(A))

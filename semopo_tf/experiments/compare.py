@@ -17,7 +17,7 @@ from semopo_tf.experiments.results import Row
 
 LEVEL = 0.05  # below this probability two means are called apart
 COLUMNS = ('scale', 'set', 'system', 'ours', 'theirs', 'difference',
-           'equal runs', 'p', 'verdict')
+           'equal runs', 'other', 'p', 'verdict')
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Pair:
       ours, theirs: mean return of each run.
       equal: how many runs have the same returns, episode by episode, as the
         run of the same name there.
+      other: of 'configuration' and 'data', what is not the same here and
+        there; of runs that do not say, nothing.
       p: probability of a difference of means as large, if runs of both sides
         are draws of one system (Student's t, pooled variance); None where
         there are too few runs to say.
@@ -40,6 +42,7 @@ class Pair:
     ours: tuple[float, ...]
     theirs: tuple[float, ...]
     equal: int
+    other: tuple[str, ...]
     p: float | None
 
     @property
@@ -62,6 +65,7 @@ class Pair:
         return (self.scale, self.set, self.system, _mean(self.ours),
                 _mean(self.theirs), difference,
                 f'{self.equal} of {len(self.ours)}',
+                ', '.join(self.other) or '–',
                 '–' if self.p is None else f'{self.p:.2f}', self.verdict)
 
 
@@ -79,15 +83,30 @@ def _cell(row: Row) -> tuple[str, ...]:
 
 def _pair(cell: tuple[str, ...], ours: Sequence[Row], theirs: Sequence[Row],
           ) -> Pair:
-    there = {row.run: row.returns for row in theirs}
+    matched = _matched(ours, theirs)
     mine, other = (tuple(float(np.mean(row.returns)) for row in rows)
                    for rows in (ours, theirs))
     scale, name, system, variant = cell
     return Pair(scale, name,
                 f'{system} ({variant})' if variant else system,
                 mine, other,
-                sum(row.returns == there.get(row.run) for row in ours),
-                _probability(mine, other))
+                sum(here.returns == there.returns for here, there in matched),
+                _other(matched), _probability(mine, other))
+
+
+def _matched(ours: Sequence[Row], theirs: Sequence[Row],
+             ) -> list[tuple[Row, Row]]:
+    """Runs of one name, here and there: one seed on one set."""
+    there = {row.run: row for row in theirs}
+    return [(row, there[row.run]) for row in ours if row.run in there]
+
+
+def _other(matched: Sequence[tuple[Row, Row]]) -> tuple[str, ...]:
+    """What runs of one name were not given alike."""
+    return tuple(word for word, field in (
+        ('configuration', 'config_hash'), ('data', 'data_digest'))
+        if any(len({getattr(row, field) for row in pair} - {''}) > 1
+               for pair in matched))
 
 
 def _probability(ours: Sequence[float], theirs: Sequence[float],

@@ -62,9 +62,10 @@ def _compare(rows: Sequence[Row], options: argparse.Namespace) -> int:
                      for name, wanted in _filters(options).items())]
     pairs = compare.compare(rows, theirs)
     _print(compare.COLUMNS, [pair.fields() for pair in pairs],
-           ('scale', 'set', 'system', 'verdict'),
+           ('scale', 'set', 'system', 'other', 'verdict'),
            'mean of the runs ± their sample deviation (how many); equal: '
-           "every return; p: of Student's t, whether the means differ: with "
+           'every return; other: what runs of one name were not given alike; '
+           "p: of Student's t, whether the means differ: with "
            'two runs a side only large differences can show')
     return int(any(pair.verdict == 'apart' for pair in pairs))
 
