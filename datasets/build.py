@@ -23,6 +23,7 @@ from datasets import (
     behaviour,
     facts,
     manifest,
+    probes,
     recipes,
     registry,
     rendering,
@@ -153,6 +154,7 @@ def build(recipe: Recipe, config: Config, out: Path, buffer: Path,
         return manifest.write(out, list(facts.scan(files)), recipe={
             'set': recipe.to_json(), 'buffer': words,
             'frames': rendering.settings(spec), **videos,
+            'probes': probes.record(chosen, files) if rendered else [],
             'episodes': [path.name for path in chosen],
             'environment': describe_env(
                 recipe.task if is_car_racing(recipe.task)

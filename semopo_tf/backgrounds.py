@@ -27,14 +27,21 @@ ENDINGS = ('.avi', '.gif', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg',
            '.webm')
 
 
+def is_background(frame: np.ndarray) -> np.ndarray:
+    """Pixels where blue is larger than both red and green, bool [h, w].
+
+    frame uint8 [h, w, 3], without a video.
+    """
+    red, green, blue = np.moveaxis(frame, -1, 0)
+    return (blue > red) & (blue > green)
+
+
 def composite(frame: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """Replace pixels where blue is larger than both red and green.
+    """Put a video's frame in place of the background.
 
     frame uint8 [h, w, 3], background uint8 [h, w, 1 or 3].
     """
-    red, green, blue = np.moveaxis(frame, -1, 0)
-    masked = (blue > red) & (blue > green)
-    return np.where(masked[..., None], background, frame)
+    return np.where(is_background(frame)[..., None], background, frame)
 
 
 def faded(background: np.ndarray, alpha: float) -> np.ndarray:

@@ -50,6 +50,7 @@ def run(arguments: list[str]) -> int:
     check_versions(found)
     devices = check_devices(config, found)
     check_renderer(config, found)
+    check_frames(config, found)
     method = registry.method_name(config)
     if method in registry.ONLINE:
         config = with_updates(config)
@@ -152,6 +153,36 @@ def check_renderer(config: Config, found: Findings) -> None:
              else f'frame {frame.shape}, mean {frame.mean():.0f}')
     found.say(f'renderer: {name}; {config.task}: {shown}, {rate:.0f} '
               'environment steps per second in one process')
+
+
+def check_frames(config: Config, found: Findings) -> None:
+    """The data's frames, drawn again from the states that a set keeps."""
+    from datasets import manifest, probes
+    if registry.method_name(config) in registry.ONLINE:
+        return
+    for folder in map(Path, config.offline_dir):
+        if not folder.exists():
+            if folder.name != 'none':
+                found.say(f'frames of {folder}: not there yet')
+            continue
+        recipe = (manifest.load(folder) or {}).get('recipe') or {}
+        try:
+            apart = probes.differences(folder, recipe)
+        except UserError as error:
+            found.problems.append(str(error))
+            continue
+        if not apart:
+            found.say(f'frames of {folder}: cannot be drawn again, no states '
+                      'are kept with them (only with sets of data build)')
+            continue
+        worst = max(apart)
+        found.say(f'frames of {folder}: {len(apart)} drawn again, mean '
+                  f'difference at most {worst:.2f} of 255')
+        if worst > probes.SAME:
+            found.remarks.append(
+                f'{folder}: this machine draws other frames than the data '
+                'have (versions of dm_control and MuJoCo, renderer or '
+                'driver); a policy that learned from them may do worse here')
 
 
 def new_agent(config: Config, devices: list[str], found: Findings,

@@ -9,10 +9,18 @@ import numpy as np
 import pytest
 
 import run
-from datasets import behaviour, build, recipes, rendering, state_episodes
+from datasets import (
+    behaviour,
+    build,
+    probes,
+    recipes,
+    rendering,
+    state_episodes,
+)
 from datasets.selection import select
+from dreamerv2_base.envs.dmc import DMC
 from dreamerv2_base.errors import UserError
-from semopo_tf import data_match, settings
+from semopo_tf import data_match, doctor, settings
 from semopo_tf.environments import EnvSpec
 
 INF = float('inf')
@@ -217,6 +225,8 @@ def test_a_scripted_set_and_its_manifest(tmp_path, capsys):
     assert len(recipe['episodes']) == 3
     assert set(recipe['versions']) == {
         'tensorflow', 'dm-control', 'mujoco', 'numpy', 'commit'}
+    assert len(recipe['probes']) == 3
+    assert probes.differences(out, recipe) == [0, 0, 0]
     before = manifest.read_text()
     assert call(*arguments) == 0
     assert manifest.read_text() == before  # there was nothing to do
@@ -225,6 +235,57 @@ def test_a_scripted_set_and_its_manifest(tmp_path, capsys):
         call(*arguments, '--seed', '1')
     with pytest.raises(UserError, match='found 2000'):
         call(*arguments, '--scene', 'grey_floor')
+
+
+def test_frames_that_another_machine_draws_otherwise(tmp_path, capsys):
+    """As a set that was drawn by another camera; a file that is gone; a set
+    that is not known to be drawn here; none."""
+    arguments = ('cartpole_swingup_scripted', '--episodes', '2', '--buffer',
+                 str(tmp_path / 'buffer'), '--time_limit', '8', '--workers',
+                 '1', '--shadows', 'False')
+
+    def doctor_says(out):
+        found = doctor.Findings()
+        doctor.check_frames(settings.resolve(
+            ['--configs', 'released', '--offline_dir', str(out)])[0], found)
+        return capsys.readouterr().out, found.remarks, found.problems
+
+    for name, videos in (('plain', 'none'), ('videos', 'procedural')):
+        out = tmp_path / name
+        assert call(*arguments, '--out', str(out), '--video_dir', videos) == 0
+        capsys.readouterr()
+        assert doctor_says(out) == (
+            f'frames of {out}: 2 drawn again, mean difference at most 0.00 of '
+            '255\n', [], [])
+        path = out / 'manifest.json'
+        known = json.loads(path.read_text())
+        known['recipe']['frames']['camera'] = 1
+        path.write_text(json.dumps(known))
+        [remark] = doctor_says(out)[1]
+        assert 'draws other frames' in remark
+    file = out / known['recipe']['probes'][0]['file']
+    file.unlink()
+    assert str(file) in doctor_says(out)[2][0]
+    path.unlink()
+    assert 'no states are kept' in doctor_says(out)[0]
+    assert doctor_says(tmp_path / 'gone')[0].endswith('not there yet\n')
+
+
+def test_a_probe_counts_every_pixel_without_video(tmp_path):
+    image = np.zeros((3, 64, 64, 3), np.uint8)
+    env = DMC('cartpole_swingup')
+    env.reset(0)
+    physics = env.get_state()
+    image[1] = env.render()
+    image[1, 0, 0] ^= 128  # of the sky: behind it there may be a video
+    np.savez(tmp_path / 'a.npz', image=image)
+    for videos, expected in (('none', 128 / 64 ** 2), ('procedural', 0)):
+        spec = EnvSpec('cartpole_swingup', video_dir=videos)
+        assert probes.differences(tmp_path, {
+            'frames': rendering.settings(spec),
+            'probes': [{'file': 'a.npz', 'row': 1, 'seed': 0,
+                        'physics': physics.tolist()}]}) == [expected]
+    env.close()
 
 
 def test_a_set_records_its_videos(tmp_path):
