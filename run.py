@@ -12,6 +12,7 @@ import argparse
 import errno
 import os
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -62,9 +63,14 @@ class Parser(argparse.ArgumentParser):
 
 def _presets_and_keys() -> str:
     from semopo_tf import settings
-    return (f'presets: {", ".join(settings.presets().names)}\n\nkeys and '
-            'their defaults, from configs.yaml; those in a group with its name '
-            f'in front, --group.key VALUE:\n\n{settings.defaults_text()}')
+    named = '\n'.join(
+        textwrap.fill(f'{title}: {", ".join(names)}', initial_indent='  ',
+                      subsequent_indent='    ', break_on_hyphens=False)
+        for title, names in settings.preset_groups().items())
+    return (f'presets, as in configs.yaml:\n\n{named}\n\nkeys and their '
+            'defaults, from there, too; those in a group with its name in '
+            f'front, --group.key VALUE:\n\n{settings.defaults_text()}')
+
 
 
 def _add(commands: argparse._SubParsersAction, name: str, call: Command,

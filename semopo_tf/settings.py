@@ -96,6 +96,19 @@ def defaults_text() -> str:
     return '\n'.join(lines[first:last]).strip('\n')
 
 
+def preset_groups() -> dict[str, list[str]]:
+    """Names of the presets by their headings in configs.yaml."""
+    lines = (ROOT / 'configs.yaml').read_text().splitlines()
+    groups: dict[str, list[str]] = {}
+    names: list[str] = []
+    for line, before in zip(lines[1:], lines, strict=False):
+        if before.startswith('# ---'):
+            names = groups.setdefault(line.removeprefix('# '), [])
+        elif (name := line.partition(':')[0]) in presets().names:
+            names.append(name)
+    return {title: found for title, found in groups.items() if found}
+
+
 def resolve(arguments: list[str]) -> tuple[Config, list[str]]:
     """Command line -> checked configuration and the names of its presets."""
     config, names = presets().parse(arguments)

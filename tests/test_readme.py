@@ -126,7 +126,11 @@ def test_help_is_there_at_once():
 def test_help_of_a_configured_command_lists_keys(tmp_path):
     keys = COMMANDS['train',].format_help()
     assert '  offline_lmbd: 5.0            # its weight' in keys
-    assert 'presets: dmc_vision, ' in keys
+    assert '\n  SeMOPO: released, paper\n' in keys
+    groups = settings.preset_groups()
+    assert [name for names in groups.values() for name in names] == list(
+        settings.presets().names)
+    assert groups['LOMPO'] == ['lompo', 'lompo_demo', 'lompo_debug']
     assert '  offline_lmbd:' not in COMMANDS['report',].format_help()
     # The whole block, and none of the presets behind it.
     (tmp_path / 'keys.yaml').write_text(keys.split('--group.key VALUE:\n')[1])
