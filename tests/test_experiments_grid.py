@@ -259,7 +259,7 @@ def test_a_trained_run_costs_only_its_evaluations():
 @pytest.mark.parametrize(('name', 'file', 'flags'), [
     ('cartpole_swingup_mixed', 'rows_rung1_first.csv', {}),
     # Its rows are of fewer policy updates than today's preset.
-    ('walker_walk_random', 'rows_rung2.csv', {'steps': 2500})])
+    ('walker_walk_random', 'rows_rung2_2500.csv', {'steps': 2500})])
 @pytest.mark.parametrize('system', ['SeMOPO', 'Offline DV2'])
 def test_hours_of_small_runs_are_near_what_they_took(
         name, file, flags, system):

@@ -59,7 +59,7 @@ def layout(table):
         block.header[1:], line[1:], strict=True)} for line in block.lines}
 
 
-def report_of(tmp_path, *arguments, rows=MINI / 'rows_rung2.csv'):
+def report_of(tmp_path, *arguments, rows=MINI / 'rows_rung2_2500.csv'):
     """`reproduce --only-report` over imported rows; its folder."""
     store = ResultStore(tmp_path)
     store.import_rows([(rows, read_csv(rows))])
@@ -81,14 +81,14 @@ def test_a_report_alone_has_every_row_that_is_there(tmp_path, capsys):
     assert 'Not shown' not in text
     assert 'note' not in capsys.readouterr().err
     # The rows of this file, of cartpole and both sets of walker_walk.
-    there = len(read_csv(MINI / 'rows_rung2.csv'))
+    there = len(read_csv(MINI / 'rows_rung2_2500.csv'))
     assert f'{there} of 30 wanted<' in (folder / 'index.html').read_text()
 
 
 def test_rows_that_were_not_asked_for_are_counted(tmp_path, capsys):
     folder = report_of(tmp_path, '--sets', WALKER)
     others = sum(row.set != WALKER
-                 for row in read_csv(MINI / 'rows_rung2.csv'))
+                 for row in read_csv(MINI / 'rows_rung2_2500.csv'))
     words = (f'Not shown, as nobody asked for them: {others} rows, '
              f'walker_walk_medium_replay ({others}).')
     assert words in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import re
 import shutil
@@ -175,6 +176,24 @@ esac
 ''')
     program.chmod(0o755)
     return str(program)
+
+
+def test_an_image_gets_every_file_of_a_checkout():
+    """With .git, which says the commit; without what is only here."""
+    ignored = (ROOT / '.dockerignore').read_text('utf-8').split()
+    folders = ('datasets', 'docs', 'dreamerv2_base', 'semopo_tf', 'tests',
+               'tools')
+    inside = [path for folder in folders
+              for path in (ROOT / folder).rglob('*.*')
+              if path.suffix != '.pyc']
+    assert '.venv' in ignored
+    # Without `**/` a pattern is of the checkout's own folder.
+    for path in (ROOT / '.git', ROOT / 'run.py', *inside):
+        parts = path.relative_to(ROOT).parts
+        for pattern in ignored:
+            name = pattern.removeprefix('**/')
+            among = parts if name != pattern else parts[:1]
+            assert not fnmatch.filter(among, name), (path, pattern)
 
 
 def test_installer_names_the_python_it_wants(tmp_path):

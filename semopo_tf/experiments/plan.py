@@ -33,8 +33,9 @@ TIME_LIMIT = 1000          # control steps of an episode, unless told otherwise
 CPU_SPEED = 285e9 / 1.85
 # Small convolutions run at a part of it, by how many streams a model has:
 # fitted to the slower of two machines (medians of rows_rung1_first.csv and
-# rows_rung2.csv in docs/results/mini, two or three jobs at a time): SeMOPO 1.25
-# hours on cartpole, 1.5 on walker, Offline DV2 0.3, 0.6. The other needed half.
+# rows_rung2_2500.csv in docs/results/mini, two or three jobs at a time): SeMOPO
+# 1.25 hours on cartpole, 1.5 on walker, Offline DV2 0.3, 0.6. The other needed
+# half.
 SMALL_SHARE = {1: 1 / 4, 2: 1 / 7}
 # Seconds per update at batch 256 and published sizes, two cores.
 DRQ_SECONDS = {'BC': 1.2, 'DrQ+BC': 1.7, 'DrQ+CQL': 3.6, 'InfoGating': 25.0}
