@@ -16,6 +16,7 @@ import numpy as np
 
 from datasets import state_episodes
 from dreamerv2_base.envs.dmc import DMC
+from dreamerv2_base.episodes import read_episode
 from semopo_tf.backgrounds import is_background
 
 COUNT = 4
@@ -70,7 +71,7 @@ def differences(folder: Path, recipe: Mapping[str, Any]) -> list[float]:
 
 def _difference(env: DMC, folder: Path, probe: Mapping[str, Any],
                 videos: bool) -> float:
-    there = state_episodes.load(folder / probe['file'], ('image',))
+    there = read_episode(folder / probe['file'])
     env.reset(probe['seed'])  # what is not simulated (goals)
     env.set_state(np.array(probe['physics']))
     drawn = env.render()

@@ -173,7 +173,8 @@ def check_frames(config: Config, found: Findings) -> None:
             continue
         if not apart:
             found.say(f'frames of {folder}: cannot be drawn again, no states '
-                      'are kept with them (only with sets of data build)')
+                      'are kept with them (data build keeps some of DM '
+                      "Control's)")
             continue
         worst = max(apart)
         found.say(f'frames of {folder}: {len(apart)} drawn again, mean '

@@ -278,7 +278,8 @@ def test_a_probe_counts_every_pixel_without_video(tmp_path):
     physics = env.get_state()
     image[1] = env.render()
     image[1, 0, 0] ^= 128  # of the sky: behind it there may be a video
-    np.savez(tmp_path / 'a.npz', image=image)
+    np.savez(tmp_path / 'a.npz', image=image, reward=np.zeros(3, np.float32),
+             action=np.zeros((3, 1), np.float32))
     for videos, expected in (('none', 128 / 64 ** 2), ('procedural', 0)):
         spec = EnvSpec('cartpole_swingup', video_dir=videos)
         assert probes.differences(tmp_path, {
