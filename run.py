@@ -72,7 +72,6 @@ def _presets_and_keys() -> str:
             f'front, --group.key VALUE:\n\n{settings.defaults_text()}')
 
 
-
 def _add(commands: argparse._SubParsersAction, name: str, call: Command,
          text: str, keys: str = '') -> argparse.ArgumentParser:
     """A command, its `text` in the list of all and in its own help."""

@@ -185,7 +185,7 @@ def test_an_image_gets_every_file_of_a_checkout():
                'tools')
     inside = [path for folder in folders
               for path in (ROOT / folder).rglob('*.*')
-              if path.suffix != '.pyc']
+              if '__pycache__' not in path.parts]
     assert '.venv' in ignored
     # Without `**/` a pattern is of the checkout's own folder.
     for path in (ROOT / '.git', ROOT / 'run.py', *inside):
