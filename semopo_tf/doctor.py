@@ -259,7 +259,7 @@ def check_memory(config: Config, weights: int, devices: list[str],
         fits = estimate.total < 0.9 * card * memory.GIB
         found.say(f'  {"fits" if fits else "does not fit"} a {card} GB card '
                   'with a tenth to spare')
-    free = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_AVPHYS_PAGES')
+    free = memory.available()
     if not devices and estimate.total > free:
         found.problems.append(
             f'memory: {estimate.total / memory.GIB:.1f} GiB wanted, '
@@ -287,7 +287,7 @@ def check_pixel_method(config: Config, devices: list[str], found: Findings,
     found.say(f'memory of an update at batch {size} (estimate from shapes):')
     for line in estimate.lines():
         found.say(f'  {line}')
-    free = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_AVPHYS_PAGES')
+    free = memory.available()
     if not devices and estimate.total > free:
         found.problems.append(
             f'memory: {estimate.total / memory.GIB:.1f} GiB wanted, '

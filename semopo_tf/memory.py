@@ -10,6 +10,8 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import psutil
+
 from dreamerv2_base.config import Config
 from dreamerv2_base.errors import NoRoomError
 from semopo_tf.registry import method_name
@@ -24,6 +26,14 @@ NO_ROOM = ('memory: expected room for an update, found the device full; give '
            '--slice_frames 400, or smaller batches '
            '(--offline_model_dataset.batch, --drq.batch_size); what was saved '
            'stays')
+
+
+def available() -> int:
+    """Bytes that a new process can have: free ones and the files' cache.
+
+    Of the machine; a limit of a container or of a cluster's job is not seen.
+    """
+    return int(psutil.virtual_memory().available)
 
 
 @contextlib.contextmanager

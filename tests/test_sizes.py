@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from semopo_tf import doctor, memory, settings
@@ -113,13 +115,34 @@ def test_without_weight_the_exogenous_only_decoder_takes_no_memory():
     assert without[0] == without[1] < memory.training(config, 10 ** 7).total
 
 
-def test_doctor_passes_on_a_small_configuration(capsys):
+@pytest.fixture
+def room(monkeypatch):
+    """A machine's room: half a GiB is free, 8 GiB are the cache of files."""
+    found = SimpleNamespace(free=memory.GIB // 2, available=8.5 * memory.GIB)
+    monkeypatch.setattr(doctor.shutil, 'disk_usage', lambda _folder:
+                        SimpleNamespace(free=20 * memory.GIB))
+    monkeypatch.setattr(memory.psutil, 'virtual_memory', lambda: found)
+    return found
+
+
+def test_doctor_passes_on_a_small_configuration(capsys, room):
     assert doctor.run(['--configs', 'debug', '--jit', 'eager', '--task',
                        'dmc_cartpole_swingup']) == 0
     text = capsys.readouterr().out
     for word in ('tensorflow', 'renderer', 'model update', 'memory',
                  'disk', 'verdict: this configuration can run here'):
         assert word in text, word
+
+
+def test_doctor_finds_too_little_memory(room):
+    room.available = memory.GIB // 2
+    presets = settings.presets()
+    config = presets.apply(presets.defaults, ['debug'])
+    found = doctor.Findings()
+    doctor.check_memory(config, 58_412, [], found)
+    assert found.problems == [
+        'memory: 1.0 GiB wanted, 0.5 GiB free; give '
+        '--offline_model_dataset.batch a smaller number']
 
 
 @pytest.mark.parametrize(('name', 'weights', 'measured'), [
@@ -134,7 +157,7 @@ def test_memory_of_the_pixel_methods_is_near_what_was_measured(
     assert measured / 1.1 < found < 1.3 * measured
 
 
-def test_doctor_times_an_update_of_a_pixel_method(capsys):
+def test_doctor_times_an_update_of_a_pixel_method(capsys, room):
     presets = settings.presets()
     config = presets.apply(presets.defaults, ['drq_cql', 'drq_debug'])
     found = doctor.Findings()
